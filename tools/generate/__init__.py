@@ -1,0 +1,1 @@
+"""From a NumPy reference to readable NKI kernels: tracing, operator graph, stages, schedules, rendering, search."""
