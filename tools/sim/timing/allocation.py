@@ -1,0 +1,219 @@
+"""Where tiles live: live ranges, peak use, and whose space a new tile takes.
+
+Kernels allocate a new tile in every iteration. Tiles are placed greedily in program order: each takes the
+space that has been free for longest, so loops rotate through SBUF and the PSUM banks as an allocator would
+let them, and a tile whose space is still in use makes its first writer wait.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.sim.instruction import Inst, Operand, Trace
+from tools.sim.machine import Machine
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRanges:
+    """First and last access of every buffer, as instruction indices; -1 where a buffer is never accessed."""
+
+    first: Ints
+    last: Ints
+
+
+def owners(trace: Trace) -> Ints:
+    """Index of the instruction that each operand row belongs to."""
+    return np.repeat(np.arange(len(trace)), trace.column(Inst.OPERANDS))
+
+
+def live_ranges(trace: Trace) -> LiveRanges:
+    """First and last access of each buffer of `trace`, in instruction indices."""
+    count = len(trace.buffers)
+    first = np.full(count, np.iinfo(np.int64).max)
+    last = np.full(count, -1, np.int64)
+    if len(trace.operands):
+        owner, buffer = owners(trace), trace.operands[:, Operand.BUFFER]
+        np.minimum.at(first, buffer, owner)
+        np.maximum.at(last, buffer, owner)
+    first[last < 0] = -1
+    return LiveRanges(first, last)
+
+
+def peak_usage(trace: Trace) -> tuple[int, int, int]:
+    """(SBUF bytes per partition, PSUM bytes per partition, instruction index of the SBUF peak), each at its
+    peak.
+
+    Counts each tile from its first to its last access, cores apart (the fullest core counts). The index is
+    -1 when no tile lives in SBUF.
+    """
+    ranges = live_ranges(trace)
+    peaks = {"sbuf": (0, -1), "psum": (0, -1)}
+    for space in peaks:
+        for core in range(max(trace.cores, 1)):
+            mine = [
+                b for b in trace.buffers if b.space == space and b.core == core and ranges.last[b.id] >= 0
+            ]
+            if not mine:
+                continue
+            ids = np.array([b.id for b in mine])
+            sizes = np.array([b.row_bytes for b in mine])
+            level = np.zeros(len(trace) + 1, np.int64)
+            np.add.at(level, ranges.first[ids], sizes)
+            np.add.at(level, ranges.last[ids] + 1, -sizes)
+            level = np.cumsum(level)
+            index = int(np.argmax(level))
+            if level[index] > peaks[space][0]:
+                peaks[space] = (int(level[index]), index)
+    return peaks["sbuf"][0], peaks["psum"][0], peaks["sbuf"][1]
+
+
+class _Ring:
+    """One core's SBUF per partition: a ring of segments, each remembering the last tile that held it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.starts = [0]
+        self.holders = [-1]
+        self.next = 0
+
+    def place(self, tile: int, size: int, now: int, last: list[int]) -> list[int] | None:
+        """Give `tile` the longest-free space of `size` bytes; the tiles that held it, or None if nothing is
+        free."""
+        if size > self.size:
+            return None
+        starts, holders = self.starts, self.holders
+        at, wrapped, travelled = self.next, False, 0
+        while travelled <= 2 * self.size:
+            if at + size > self.size:
+                if wrapped:
+                    return None
+                travelled += self.size - at
+                at, wrapped = 0, True
+            index = bisect_right(starts, at) - 1
+            blocked = -1
+            k = index
+            while k < len(starts) and starts[k] < at + size:
+                holder = holders[k]
+                if holder >= 0 and last[holder] >= now:
+                    blocked = k
+                k += 1
+            if blocked < 0:
+                return self.take(tile, at, size)
+            after = starts[blocked + 1] if blocked + 1 < len(starts) else self.size
+            travelled += after - at
+            at = after
+        return None
+
+    def take(self, tile: int, at: int, size: int) -> list[int]:
+        """Let `tile` hold [at, at + size); returns the tiles that held any of it."""
+        starts, holders = self.starts, self.holders
+        index = bisect_right(starts, at) - 1
+        stop = index
+        while stop < len(starts) and starts[stop] < at + size:
+            stop += 1
+        before = [h for h in holders[index:stop] if h >= 0]
+        new_starts, new_holders = [], []
+        if starts[index] < at:
+            new_starts.append(starts[index])
+            new_holders.append(holders[index])
+        new_starts.append(at)
+        new_holders.append(tile)
+        end = starts[stop] if stop < len(starts) else self.size
+        if at + size < end:
+            new_starts.append(at + size)
+            new_holders.append(holders[stop - 1])
+        starts[index:stop] = new_starts
+        holders[index:stop] = new_holders
+        self.next = at + size
+        return before
+
+
+class _Banks:
+    """One core's PSUM: banks that are handed out whole, the longest free first; small tiles share one if
+    they must."""
+
+    def __init__(self, banks: int, bank_bytes: int) -> None:
+        self.bank_bytes = bank_bytes
+        self.holders: list[list[tuple[int, int]]] = [[] for _ in range(banks)]
+        self.taken_at = [-1] * banks
+
+    def place(
+        self, tile: int, size: int, now: int, last: list[int], bank: int | None = None
+    ) -> list[int] | None:
+        """Give `tile` its banks; the tiles that held them before, or None if none is free."""
+        need = -(-size // self.bank_bytes)
+        banks = len(self.holders)
+        live = [any(last[h] >= now for h, _ in held) for held in self.holders]
+        if bank is not None:
+            return self._take(tile, size, range(bank, min(bank + max(need, 1), banks)), now)
+        best, age = -1, 1 << 62
+        for start in range(banks - need + 1):
+            if not any(live[start : start + need]):
+                newest = max(
+                    (last[h] for b in range(start, start + need) for h, _ in self.holders[b]), default=-1
+                )
+                if newest < age:
+                    best, age = start, newest
+        if best >= 0:
+            return self._take(tile, size, range(best, best + need), now)
+        if need == 1:
+            for index, held in enumerate(self.holders):
+                used = sum(s for h, s in held if last[h] >= now)
+                if used + size <= self.bank_bytes:
+                    gone = [h for h, _ in held if last[h] < now]
+                    self.holders[index] = [(h, s) for h, s in held if last[h] >= now] + [(tile, size)]
+                    return gone
+        return None
+
+    def _take(self, tile: int, size: int, banks: range, now: int) -> list[int]:
+        before = [h for b in banks for h, _ in self.holders[b]]
+        for b in banks:
+            self.holders[b] = [(tile, min(size, self.bank_bytes))]
+            self.taken_at[b] = now
+        return list(dict.fromkeys(before))
+
+
+def displaced(trace: Trace, machine: Machine, ranges: LiveRanges | None = None) -> tuple[Ints, Ints]:
+    """Pairs (new tile, older tile whose space it takes), as two arrays of buffer ids.
+
+    A tile for which nothing is free is placed nowhere and waits for nobody: that a kernel exceeds the
+    capacity is the functional core's diagnostic.
+    """
+    ranges = ranges or live_ranges(trace)
+    last = ranges.last.tolist()
+    new: list[int] = []
+    old: list[int] = []
+    rings: dict[int, _Ring] = {}
+    banks: dict[int, _Banks] = {}
+    tiles = [b for b in trace.buffers if b.space in ("sbuf", "psum") and last[b.id] >= 0]
+    first = ranges.first.tolist()
+    tiles.sort(key=lambda b: (first[b.id], b.id))
+    for tile in tiles:
+        now = first[tile.id]
+        if tile.space == "sbuf":
+            ring = rings.get(tile.core)
+            if ring is None:
+                ring = rings[tile.core] = _Ring(machine.sbuf_partition_bytes)
+            size = max(tile.row_bytes, 1)
+            if tile.address is None:
+                before = ring.place(tile.id, size, now, last)
+            else:
+                at = tile.address[1]
+                before = ring.take(tile.id, at, size) if at + size <= ring.size else None
+        else:
+            bank = banks.get(tile.core)
+            if bank is None:
+                bank = banks[tile.core] = _Banks(machine.psum_banks, machine.psum_bank_bytes)
+            at_bank = None if tile.address is None else tile.address[1] // machine.psum_bank_bytes
+            before = bank.place(tile.id, max(tile.row_bytes, 1), now, last, at_bank)
+        for other in before or ():
+            if last[other] < now:
+                new.append(tile.id)
+                old.append(other)
+    return np.array(new, np.int64), np.array(old, np.int64)

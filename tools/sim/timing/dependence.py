@@ -1,0 +1,235 @@
+"""Who waits for whom: the edges between instructions that touch the same bytes, or the same space.
+
+Operand rectangles of one buffer are cut along each other's borders into cells, so that overlap becomes
+equality. In each cell an access waits for the last write before it, and a write also for the reads since.
+All of it is done on whole columns; nothing loops over instructions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.sim.instruction import Engine, Operand, Trace
+from tools.sim.machine import Machine
+
+from .allocation import displaced, owners
+from .costs import Costs
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+CELL_LIMIT = 4_000_000
+"""Cells over all operands above which a buffer's cuts are rounded outwards (false waits, never missed
+ones)."""
+COARSE = 32
+"""Cuts per axis that a rounded buffer keeps."""
+
+
+class Edge(IntEnum):
+    """What the waiting instruction waits for."""
+
+    RESULT = 0
+    """The other's result (read or write after write)."""
+    RELEASE = 1
+    """The other to have read its inputs (write after read)."""
+    ORDER = 2
+    """The other's turn on the same engine: accumulation in PSUM, same-engine writes."""
+    SPACE_RESULT = 3
+    """The space of a tile that the other wrote last."""
+    SPACE_RELEASE = 4
+    """The space of a tile that the other read last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Dependencies as parallel arrays: instruction `after` waits for instruction `before`, `kind` of
+    `Edge`."""
+
+    before: Ints
+    after: Ints
+    kind: Ints
+
+
+def dependencies(trace: Trace, machine: Machine, cost: Costs, *, space: bool = True) -> Edges:
+    """Every wait between instructions of `trace`, each pair once, with the strongest kind.
+
+    Args:
+        trace: the recorded program.
+        machine: capacities for the reuse of tiles.
+        cost: executing engines, and which instructions are DMAs.
+        space: include waits for the space of older tiles.
+    """
+    engine = cost.engine
+    owner, cell, writes, reads = _accesses(trace)
+    order = np.lexsort((owner * 2 + writes, cell))
+    owner, cell, writes, reads = owner[order], cell[order], writes[order], reads[order]
+    n = len(owner)
+    if n == 0:
+        empty = np.empty(0, np.int64)
+        return Edges(empty, empty, empty)
+    position = np.arange(n)
+    begins = np.empty(n, np.bool_)
+    begins[0] = True
+    begins[1:] = cell[1:] != cell[:-1]
+    start = np.maximum.accumulate(np.where(begins, position, 0))
+    # Last write before each access in its cell, or -1.
+    seen = np.maximum.accumulate(np.where(writes, position, -1))
+    previous = np.empty(n, np.int64)
+    previous[0] = -1
+    previous[1:] = seen[:-1]
+    previous[previous < start] = -1
+    # An instruction that lists the cell twice (read and written) doesn't wait for itself.
+    itself = (previous >= 0) & (owner[np.maximum(previous, 0)] == owner)
+    previous = np.where(itself, previous[np.maximum(previous, 0)], previous)
+    has = previous >= 0
+    before, after = owner[previous[has]], owner[has]
+    kind = np.zeros(len(before), np.int64)
+    same = (engine[before] == engine[after]) & ~cost.is_dma[before] & ~cost.is_dma[after]
+    accumulates = same & (engine[after] == Engine.TENSOR) & writes[has]
+    overwrites = same & writes[has] & ~reads[has]
+    kind[accumulates | overwrites] = Edge.ORDER
+    # Next write after each pure read in its cell.
+    reversed_writes = np.where(writes, position, n)[::-1]
+    upcoming = np.minimum.accumulate(reversed_writes)[::-1]
+    following = np.empty(n, np.int64)
+    following[-1] = n
+    following[:-1] = upcoming[1:]
+    ends = np.empty(n, np.int64)
+    starts = np.flatnonzero(begins)
+    ends[:] = np.repeat(np.append(starts[1:], n), np.diff(np.append(starts, n)))
+    waits = ~writes & (following < ends)
+    reader, writer = owner[waits], owner[following[waits]]
+    other = reader != writer
+    reader, writer = reader[other], writer[other]
+    release = np.full(len(reader), int(Edge.RELEASE))
+    parts = [(before, after, kind), (reader, writer, release)]
+    if space:
+        firsts = ~has & writes
+        parts.append(_space_edges(trace, machine, engine, owner[firsts], cell[firsts]))
+    return _unique(
+        np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]),
+        np.concatenate([p[2] for p in parts]), len(trace),
+    )  # fmt: skip
+
+
+def _unique(before: Ints, after: Ints, kind: Ints, n: int) -> Edges:
+    """Each (before, after) pair once; of several kinds the one that waits longest (the result) stays."""
+    rank = np.array([0, 2, 3, 1, 2])[kind]
+    order = np.lexsort((rank, after * n + before))
+    before, after, kind = before[order], after[order], kind[order]
+    keep = np.empty(len(before), np.bool_)
+    if len(keep):
+        keep[0] = True
+        keep[1:] = (before[1:] != before[:-1]) | (after[1:] != after[:-1])
+    return Edges(before[keep], after[keep], kind[keep])
+
+
+def _accesses(trace: Trace) -> tuple[Ints, Ints, Bools, Bools]:
+    """(instruction, cell, writes, reads) of every cell access that can make anyone wait."""
+    operands = trace.operands
+    owner = owners(trace)
+    flags = operands[:, Operand.FLAGS]
+    buffer = operands[:, Operand.BUFFER]
+    count = len(trace.buffers)
+    written = np.zeros(count + 1, np.bool_)
+    read = np.zeros(count + 1, np.bool_)
+    written[buffer[(flags & 1) != 0]] = True
+    read[buffer[(flags & 2) != 0]] = True
+    on_chip = np.array([b.space in ("sbuf", "psum") for b in trace.buffers] + [False])
+    # Never-written buffers make nobody wait; nor do outputs that nobody reads back.
+    matters = written & (read | on_chip)
+    keep = matters[buffer]
+    operands, owner, flags, buffer = operands[keep], owner[keep], flags[keep], buffer[keep]
+    if not len(operands):
+        empty = np.empty(0, np.int64)
+        return empty, empty, empty.astype(np.bool_), empty.astype(np.bool_)
+    row0, row1 = operands[:, Operand.ROW0].copy(), operands[:, Operand.ROW1].copy()
+    byte0, byte1 = operands[:, Operand.BYTE0].copy(), operands[:, Operand.BYTE1].copy()
+    width = operands[:, Operand.ROW_BYTES]
+    mixed = np.zeros(count + 1, np.bool_)
+    reference = np.zeros(count + 1, np.int64)
+    reference[buffer] = width
+    mixed[buffer[width != reference[buffer]]] = True
+    flat = mixed[buffer]
+    byte0[flat], byte1[flat] = (
+        row0[flat] * width[flat] + byte0[flat],
+        (row1[flat] - 1) * width[flat] + byte1[flat],
+    )
+    row0[flat], row1[flat] = 0, 1
+    crow0, crow1 = _cut(buffer, row0, row1)
+    cbyte0, cbyte1 = _cut(buffer, byte0, byte1)
+    cells = (crow1 - crow0) * (cbyte1 - cbyte0)
+    if cells.sum() > CELL_LIMIT:
+        load = np.bincount(buffer, cells, count + 1) / np.maximum(np.bincount(buffer, minlength=count + 1), 1)
+        coarse = (load > 8)[buffer]
+        for low, high in ((row0, row1), (byte0, byte1)):
+            top = np.zeros(count + 1, np.int64)
+            np.maximum.at(top, buffer, high)
+            step = np.maximum(top[buffer] // COARSE, 1)
+            low[coarse] = (low // step * step)[coarse]
+            high[coarse] = (-(-high // step) * step)[coarse]
+        crow0, crow1 = _cut(buffer, row0, row1)
+        cbyte0, cbyte1 = _cut(buffer, byte0, byte1)
+        cells = (crow1 - crow0) * (cbyte1 - cbyte0)
+    source = np.repeat(np.arange(len(cells)), cells)
+    within = np.arange(len(source)) - np.repeat(np.cumsum(cells) - cells, cells)
+    across = (cbyte1 - cbyte0)[source]
+    rows = crow0[source] + within // across
+    bytes_ = cbyte0[source] + within % across
+    cell = rows * (int(cbyte1.max()) + 1) + bytes_
+    return owner[source], cell, (flags[source] & 1) != 0, (flags[source] & 2) != 0
+
+
+def _cut(buffer: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints]:
+    """Ranges [low, high) of each buffer, expressed in cuts along all of that buffer's borders (global
+    numbers)."""
+    span = int(high.max()) + 1
+    keys = np.unique(np.concatenate([buffer * span + low, buffer * span + high]))
+    return np.searchsorted(keys, buffer * span + low), np.searchsorted(keys, buffer * span + high)
+
+
+def _space_edges(
+    trace: Trace, machine: Machine, engine: Ints, writer: Ints, cell: Ints
+) -> tuple[Ints, Ints, Ints]:
+    """Edges from the last users of a displaced tile to the first writers of the tile that takes its space.
+
+    `writer` are instructions that write a cell nobody wrote before.
+    """
+    new, old = displaced(trace, machine)
+    empty = np.empty(0, np.int64)
+    if not len(new):
+        return empty, empty, empty
+    owner = owners(trace)
+    buffer = trace.operands[:, Operand.BUFFER]
+    writes = (trace.operands[:, Operand.FLAGS] & 1) != 0
+    count = len(trace.buffers)
+    # Last access of each buffer by each engine, and whether it wrote.
+    stride = int(max(Engine)) + 1
+    key = buffer * stride + engine[owner]
+    last = np.full(count * stride, -1, np.int64)
+    np.maximum.at(last, key, owner * 2 + writes)
+    # First writers of each new tile.
+    is_new = np.zeros(count, np.bool_)
+    is_new[new] = True
+    first = np.zeros(len(trace), np.bool_)
+    first[writer] = True
+    candidates = np.flatnonzero(writes & is_new[buffer] & first[owner])
+    pairs = np.unique(buffer[candidates] * len(trace) + owner[candidates])
+    tile, instruction = pairs // len(trace), pairs % len(trace)
+    order = np.argsort(new, kind="stable")
+    new, old = new[order], old[order]
+    begin, end = np.searchsorted(new, tile), np.searchsorted(new, tile, side="right")
+    reps = end - begin
+    source = np.repeat(np.arange(len(tile)), reps)
+    which = np.repeat(begin, reps) + np.arange(len(source)) - np.repeat(np.cumsum(reps) - reps, reps)
+    users = last.reshape(count, stride)[old[which]]
+    flat_after = np.repeat(instruction[source], stride)
+    flat = users.reshape(-1)
+    known = (flat >= 0) & (flat // 2 < flat_after)
+    before, after = flat[known] // 2, flat_after[known]
+    kind = np.where(flat[known] % 2 == 1, int(Edge.SPACE_RESULT), int(Edge.SPACE_RELEASE))
+    return before, after, kind

@@ -1,0 +1,79 @@
+"""When everything happened: the result of scheduling a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .costs import Costs
+
+
+def on_grid(ns: float) -> float:
+    """Microseconds rounded to 2^-20 us (about a picosecond), so that sums and differences are exact."""
+    return round(ns / 1e3 * 1048576) / 1048576
+
+
+class Wait(IntEnum):
+    """Why an instruction started later than its engine was free."""
+
+    NONE = 0
+    """It started as soon as its engine could take it."""
+    RESULT = 1
+    """The result of another compute instruction."""
+    DMA = 2
+    """Data that a DMA was still bringing (or, for a write, a DMA that still wrote)."""
+    RELEASE = 3
+    """Another instruction was still reading what it overwrites."""
+    SPACE = 4
+    """Room in SBUF or a PSUM bank: an older tile's last use."""
+    PORT = 5
+    """A memory port that two engines share on this generation."""
+    ORDER = 6
+    """Its turn behind another instruction of the same engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Times of every instruction of a trace, as arrays over the trace in ns from the launch.
+
+    Attributes:
+        start_ns: start on its engine (DMA: of the trigger).
+        issue_ns: when its lane was free for the next instruction.
+        end_ns: when its result could be read.
+        data_start_ns: DMA: first data packet; otherwise `start_ns`.
+        data_end_ns: DMA: last data packet; otherwise `end_ns`.
+        wait: `Wait` code.
+        waited_for: index of the instruction that it waited for longest, or -1.
+        waited_ns: how long its lane stood idle in front of it.
+        lane: issuing lane: core * lanes + (0..4 engines in `Engine` order, then load queues, then store
+            queues).
+        lanes: lanes of one core.
+        costs: undisturbed times by the cost laws.
+        latency_ns: end of the last instruction.
+        compiler_model: name of the compiler model used.
+    """
+
+    start_ns: NDArray[np.float64]
+    issue_ns: NDArray[np.float64]
+    end_ns: NDArray[np.float64]
+    data_start_ns: NDArray[np.float64]
+    data_end_ns: NDArray[np.float64]
+    wait: NDArray[np.int64]
+    waited_for: NDArray[np.int64]
+    waited_ns: NDArray[np.float64]
+    lane: NDArray[np.int64]
+    lanes: int
+    costs: Costs
+    latency_ns: float
+    compiler_model: str
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+    @property
+    def latency_us(self) -> float:
+        """Time of the whole launch in microseconds, on the profile's grid."""
+        return on_grid(self.latency_ns)
