@@ -1,0 +1,376 @@
+"""One NeuronCore at work: allocates memory, records instructions, carries out their meaning.
+
+A `Launch` is one kernel call; it owns what its cores share: options, shared HBM, source files and findings.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from types import CodeType, FrameType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.sim import context, dtypes
+from tools.sim.dtypes import DType, as_dtype
+from tools.sim.errors import Diagnostic, Severity, SourceRange, UnsupportedError
+from tools.sim.instruction import BufferInfo, Engine, Flag, Opcode, TraceBuilder
+from tools.sim.machine import Machine
+from tools.sim.memory import Buffer
+from tools.sim.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimOptions:
+    """Every choice of fidelity, strict by default.
+
+    Attributes:
+        data: compute values; False records the instruction stream only (shapes-only).
+        precision: `hardware` stores low-precision types as they are; `exact` keeps every float in float32.
+        strict: add the compiler's own rules to the hardware's.
+        seed: for random-number instructions.
+        max_instructions: stop a kernel that records more than this.
+        max_bytes: stop a kernel that allocates more than this in host memory.
+    """
+
+    data: bool = True
+    precision: str = "hardware"
+    strict: bool = False
+    seed: int = 0
+    max_instructions: int = 20_000_000
+    max_bytes: int = 64 << 30
+
+
+@dataclass(slots=True)
+class Launch:
+    """What the cores of one kernel call share."""
+
+    machine: Machine
+    options: SimOptions
+    files: set[str] = field(default_factory=set)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    reported: set[tuple[str, str, int]] = field(default_factory=set)
+    dialect: str = "nki"
+    grid: tuple[int, ...] = ()
+    cores: int = 1
+    shared: list[Tensor] = field(default_factory=list)
+    lines: list[tuple[str, int]] = field(default_factory=list)
+    allocated_bytes: int = 0
+    printed: list[str] = field(default_factory=list)
+
+    def line_text(self, line: int) -> str:
+        """`, allocated at FILE:LINE` for a line id of the trace, or nothing."""
+        if 0 <= line < len(self.lines):
+            file, number = self.lines[line]
+            return f", allocated at {file.rsplit('/', 1)[-1]}:{number}"
+        return ""
+
+
+class Core:
+    """One NeuronCore of a launch.
+
+    Attributes:
+        index: which core of the pair.
+        program: SPMD coordinates of the running program instance.
+        builder: the trace being recorded.
+        registers: accumulator state of the Scalar and Vector Engines, by engine.
+    """
+
+    def __init__(self, launch: Launch, index: int = 0, builder: TraceBuilder | None = None) -> None:
+        self.launch = launch
+        self.machine = launch.machine
+        self.options = launch.options
+        self.data = launch.options.data
+        self.index = index
+        self.program: tuple[int, ...] = ()
+        self.builder = builder if builder is not None else TraceBuilder(launch.machine.name)
+        launch.lines = self.builder.lines
+        self.registers: dict[Engine, NDArray[np.float32]] = {}
+        self.random = np.random.default_rng(launch.options.seed + index)
+        self.shared_count = 0
+        self.exact = launch.options.precision == "exact"
+        self._rows = self.builder.rows
+        self._operands = self.builder.operand_rows
+        self._files = launch.files
+        self._lines = self.builder.line_ids
+        self._limit = launch.options.max_instructions * 11
+        self.constants: dict[Any, Tensor] = {}
+
+    # -- source positions --------------------------------------------------------------------------------------------
+
+    def line_id(self) -> int:
+        """Trace line id of the kernel source line that is executing."""
+        frame: FrameType | None = sys._getframe(2)
+        files = self._files
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if file in files:
+                key = (file, frame.f_lineno)
+                found = self._lines.get(key)
+                return found if found is not None else self.builder.line_id(*key)
+            frame = frame.f_back
+        return -1
+
+    def where(self) -> SourceRange | None:
+        """Source range of the kernel expression that is executing, with columns."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename not in self._files:
+            frame = frame.f_back
+        return source_range(frame) if frame is not None else None
+
+    def report(
+        self,
+        code: str,
+        message: str,
+        severity: Severity,
+        *,
+        operand: str = "",
+        found: Any = None,
+        limit: Any = None,
+        fix: str = "",
+    ) -> None:
+        """Add a finding, once per code and source line."""
+        where = self.where()
+        key = (code, where.file if where else "", where.line if where else 0)
+        if key in self.launch.reported:
+            return
+        self.launch.reported.add(key)
+        self.launch.diagnostics.append(
+            Diagnostic(
+                code=code, message=message, severity=severity, where=where, operand=operand, found=found, limit=limit,
+                fix=fix,
+            )
+        )  # fmt: skip
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def allocate(
+        self,
+        shape: Sequence[int],
+        dtype: Any,
+        space: str,
+        *,
+        name: str = "",
+        address: tuple[int, int] | None = None,
+        role: str = "local",
+        partition_axis: int = 0,
+    ) -> Tensor:
+        """A new, uninitialised tensor.
+
+        Args:
+            shape: sizes; dimension `partition_axis` is the partition dimension on chip, those before it are blocks.
+            dtype: element type.
+            space: `sbuf`, `psum`, `hbm`, `shared_hbm` or `private_hbm`.
+            address: (start partition, byte offset in a partition), when the kernel places the tensor itself.
+        """
+        sizes = tuple(int(n) for n in shape)
+        kind = dtype if type(dtype) is DType else as_dtype(dtype)
+        on_chip = space in ("sbuf", "psum")
+        if any(n < 1 for n in sizes) or not sizes:
+            context.fail(
+                "KW-SHAPE",
+                f"shape {sizes} must have at least one dimension and only sizes of 1 or more",
+                found=str(sizes),
+                fix="skip the iteration when nothing is left to do",
+            )
+        item = kind.itemsize
+        if on_chip:
+            partitions = sizes[partition_axis]
+            row = prod(sizes) // partitions
+            self._check_on_chip(sizes, partitions, row * item, kind, space, name)
+            strides = [0] * len(sizes)
+            run = 1
+            for axis in range(len(sizes) - 1, -1, -1):
+                if axis == partition_axis:
+                    strides[axis] = row
+                else:
+                    strides[axis] = run
+                    run *= sizes[axis]
+        else:
+            partitions, row = 1, prod(sizes)
+            strides = [0] * len(sizes)
+            run = 1
+            for axis in range(len(sizes) - 1, -1, -1):
+                strides[axis] = run
+                run *= sizes[axis]
+        storage = np.dtype(np.float32) if self.exact and kind.is_float else None
+        line = self.line_id()
+        buffer = self.new_buffer(
+            space, name, sizes, kind, partitions, row * item, line=line, role=role, address=address, storage=storage
+        )
+        if self.data:
+            self._claim(buffer)
+            buffer.allocate()
+        return Tensor(buffer, sizes, kind, 0, tuple(strides))
+
+    def _claim(self, buffer: Buffer) -> None:
+        nbytes = buffer.partitions * buffer.row_bytes
+        if not buffer.on_chip:
+            self.launch.allocated_bytes += nbytes
+        if self.launch.allocated_bytes > self.launch.options.max_bytes:
+            context.fail(
+                "KW-HBM-CAPACITY",
+                f"the kernel's HBM tensors need more than {self.launch.options.max_bytes >> 20} MiB",
+                found=self.launch.allocated_bytes,
+                limit=self.launch.options.max_bytes,
+                fix="allocate fewer or smaller tensors; reuse a scratch tensor",
+            )
+
+    def _check_on_chip(
+        self, sizes: tuple[int, ...], partitions: int, row_bytes: int, kind: DType, space: str, name: str
+    ) -> None:
+        machine = self.machine
+        label = name or space
+        if partitions > machine.partitions:
+            context.fail(
+                "KW-PARTITION-LIMIT",
+                f"{label} {list(sizes)} has {partitions} partitions, the {space.upper()} has {machine.partitions}",
+                operand=name,
+                found=partitions,
+                limit=machine.partitions,
+                fix=f"tile dimension 0 into pieces of {machine.partitions}",
+            )
+        if space == "psum" and row_bytes > machine.psum_banks * machine.psum_bank_bytes:
+            context.fail(
+                "KW-PSUM-CAPACITY",
+                f"{label} {list(sizes)} {kind} needs {row_bytes} bytes a partition, PSUM has "
+                f"{machine.psum_banks * machine.psum_bank_bytes}",
+                operand=name,
+                found=row_bytes,
+                limit=machine.psum_banks * machine.psum_bank_bytes,
+                fix="tile the free dimension: one bank holds 512 float32",
+            )
+
+    def new_buffer(
+        self, space: str, name: str, shape: tuple[int, ...], dtype: DType, partitions: int, row_bytes: int, **kw: Any
+    ) -> Buffer:
+        """Register an allocation in the trace and return its buffer (without memory)."""
+        buffers = self.builder.buffers
+        storage = kw.pop("storage", None)
+        buffer = Buffer(
+            len(buffers), space, name, shape, dtype, partitions, row_bytes, core=self.index, storage=storage, **kw
+        )
+        buffers.append(
+            BufferInfo(
+                buffer.id, name, space, shape, str(dtype), partitions, row_bytes, buffer.line, self.index,
+                buffer.address, buffer.role,
+            )
+        )  # fmt: skip
+        return buffer
+
+    def wrap(self, array: NDArray[Any], name: str, role: str = "input") -> Tensor:
+        """An HBM tensor over a host array (contiguous); writes go through to it."""
+        kind = as_dtype(array.dtype)
+        shape = array.shape if array.ndim else (1,)
+        exact = self.exact and kind.is_float and kind.itemsize < 4
+        buffer = self.new_buffer(
+            "shared_hbm" if self.launch.dialect == "nki" else "hbm", name, tuple(shape), kind, 1,
+            prod(shape) * kind.itemsize, role=role, storage=np.dtype(np.float32) if exact else None,
+        )  # fmt: skip
+        if self.data:
+            if exact:
+                buffer.allocate()
+                buffer.pending = False
+            else:
+                buffer.adopt(array)
+        else:
+            buffer.pending = False
+        strides = [1] * len(shape)
+        for axis in range(len(shape) - 2, -1, -1):
+            strides[axis] = strides[axis + 1] * shape[axis + 1]
+        tensor = Tensor(buffer, tuple(shape), kind, 0, tuple(strides))
+        if self.data and exact:
+            tensor.view()[...] = array.reshape(shape).astype(np.float32)
+        return tensor
+
+    # -- instructions ------------------------------------------------------------------------------------------------
+
+    def issue(
+        self,
+        op: Opcode,
+        engine: Engine,
+        outs: tuple[Tensor, ...],
+        ins: tuple[Tensor, ...],
+        *,
+        free: int,
+        partitions: int,
+        aux: int = 0,
+        nbytes: int = 0,
+        flags: int = 0,
+        update: bool = False,
+        params: dict[str, Any] | None = None,
+    ) -> None:
+        """Record one instruction and, unless the run is shapes-only, carry out its meaning.
+
+        Args:
+            outs, ins: tensor operands; `update` marks the first output as read-modify-write.
+            free, partitions, aux, nbytes, flags: see the `Inst` columns.
+            params: keyword arguments of the opcode's meaning.
+        """
+        builder = self.builder
+        operands = self._operands
+        count = builder.operand_count
+        for tensor in outs:
+            region = tensor._region or tensor.region()
+            operands.extend((tensor.buffer.id, 3 if update else 1, *region, tensor.dtype.code))
+        for tensor in ins:
+            region = tensor._region or tensor.region()
+            operands.extend((tensor.buffer.id, 2, *region, tensor.dtype.code))
+        n = len(outs) + len(ins)
+        builder.operand_count = count + n
+        self._rows.extend(
+            (op.code, engine, self.line_id(), self.index, partitions, free, aux, nbytes, flags, count, n)
+        )
+        if len(self._rows) > self._limit:
+            context.fail(
+                "KW-INSTRUCTION-LIMIT",
+                f"the kernel issued more than {self.options.max_instructions} instructions",
+                limit=self.options.max_instructions,
+                fix="check the loop bounds; use larger tiles",
+            )
+        if self.data:
+            op.meaning(outs, ins, **(params or {}))
+
+
+def source_range(frame: FrameType) -> SourceRange:
+    """The range that a frame is executing, with columns where CPython knows them."""
+    code = frame.f_code
+    line, column, end_line, end_column = frame.f_lineno, -1, -1, -1
+    position = _position(code, frame.f_lasti)
+    if position is not None:
+        line, end_line, column, end_column = position
+    text = linecache.getline(code.co_filename, line).strip()
+    return SourceRange(code.co_filename, line, column, end_line, end_column, text)
+
+
+def _position(code: CodeType, lasti: int) -> tuple[int, int, int, int] | None:
+    for i, (line, end_line, column, end_column) in enumerate(code.co_positions()):
+        if i * 2 == lasti:
+            if line is None or column is None:
+                return None
+            return line, end_line or line, column, end_column if end_column is not None else -1
+    return None
+
+
+def common_flags(*tensors: Tensor) -> int:
+    """The cost flags that depend only on where and how operands lie."""
+    flags = Flag.HALF_IO | Flag.BYTE_IO | Flag.CONTIGUOUS
+    for tensor in tensors:
+        size = tensor.dtype.itemsize
+        if size != 2:
+            flags &= ~Flag.HALF_IO
+        if size != 1:
+            flags &= ~Flag.BYTE_IO
+        if len(tensor.shape) > 1 and tensor.shape[-1] > 1 and tensor.strides[-1] != 1:
+            flags &= ~Flag.CONTIGUOUS
+            if abs(tensor.strides[-1]) * size >= 16:
+                flags |= Flag.ONE_ELEMENT_STRIDE
+    return flags
+
+
+__all__ = ["Core", "Launch", "SimOptions", "UnsupportedError", "common_flags", "dtypes", "source_range"]

@@ -1,0 +1,316 @@
+"""Runs a loaded kernel: binds arguments, drives the cores, gathers outputs, trace and findings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.sim import context
+from tools.sim.core import Core, Launch, SimOptions, source_range
+from tools.sim.errors import Diagnostic, KernelError, Severity, UnsupportedError
+from tools.sim.frontend.jit import JitKernel, default_target
+from tools.sim.frontend.loader import LoadedKernel
+from tools.sim.instruction import Trace
+from tools.sim.machine import Machine, machine
+from tools.sim.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tools.sim.profiler import Profile
+    from tools.sim.timing import Timeline
+
+
+class SimResult:
+    """What one launch gave.
+
+    Attributes:
+        outputs: the returned tensors as arrays, in order (shapes-only runs: zero-stride placeholders).
+        diagnostics: findings that didn't stop the kernel.
+        trace: the recorded instruction stream.
+        machine: the target.
+        printed: lines from `device_print`.
+    """
+
+    def __init__(
+        self,
+        outputs: tuple[NDArray[Any], ...],
+        diagnostics: tuple[Diagnostic, ...],
+        trace: Trace,
+        target: Machine,
+        printed: tuple[str, ...] = (),
+    ) -> None:
+        self.outputs = outputs
+        self.diagnostics = diagnostics
+        self.trace = trace
+        self.machine = target
+        self.printed = printed
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """The trace placed in time."""
+        from tools.sim.timing import schedule
+
+        return schedule(self.trace, self.machine)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """Where the time goes."""
+        from tools.sim.profiler import profile
+
+        return profile(self.trace, self.timeline, self.machine)
+
+    @property
+    def latency_us(self) -> float:
+        """Simulated time from the first DMA trigger to the end of the last DMA, microseconds."""
+        return float(self.timeline.latency_ns) / 1000.0
+
+
+def simulate(
+    kernel: LoadedKernel | JitKernel | Callable[..., Any],
+    *args: Any,
+    grid: Any = None,
+    target: str = "trn2",
+    precision: str = "hardware",
+    strict: bool = False,
+    data: bool = True,
+    seed: int = 0,
+    max_instructions: int = 20_000_000,
+    max_bytes: int = 64 << 30,
+    **kwargs: Any,
+) -> SimResult:
+    """Run a kernel on one simulated NeuronCore (or a pair).
+
+    Args:
+        kernel: from `load_kernel`, or a function decorated with the dialect's `jit`.
+        args, kwargs: the kernel's arguments. Arrays become HBM tensors; those that the kernel writes are updated in place.
+        grid: launch grid, an integer or a tuple.
+        target: trn1, trn2 or trn3 (or an alias).
+        precision: `hardware`, or `exact`: every float kept in float32.
+        strict: add the compiler's rules (Python subset, removed spellings).
+        data: False records the instruction stream without computing values.
+        seed: for random-number instructions.
+        max_instructions, max_bytes: limits on the recorded stream and on host memory.
+
+    Raises:
+        KernelError: the kernel is at fault; carries the Diagnostic.
+        UnsupportedError: it uses something that isn't modelled.
+        ValueError: no such target or precision.
+    """
+    if precision not in ("hardware", "exact"):
+        raise ValueError(f"precision {precision!r} must be 'hardware' or 'exact'")
+    loaded = _as_loaded(kernel)
+    sizes = _grid(grid if grid is not None else (loaded.jit.grid if loaded.jit is not None else ()))
+    launch = Launch(
+        machine(target),
+        SimOptions(
+            data=data, precision=precision, strict=strict, seed=seed, max_instructions=max_instructions, max_bytes=max_bytes
+        ),
+        files=loaded.files,
+        dialect=loaded.dialect,
+        grid=sizes,
+    )
+    return _Run(loaded, launch).execute(args, kwargs)
+
+
+class _Run:
+    """One launch: state between binding the arguments and gathering the results."""
+
+    def __init__(self, loaded: LoadedKernel, launch: Launch) -> None:
+        self.loaded = loaded
+        self.launch = launch
+        self.core = Core(launch)
+        self.copied: list[tuple[Tensor, NDArray[Any], NDArray[Any]]] = []
+
+    def execute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimResult:
+        before = context.enter(self.core)
+        try:
+            bound_args, bound_kwargs = self._bind(args, kwargs)
+            returned: Any = None
+            for program in self._programs():
+                self.core.program = program
+                self.core.shared_count = 0
+                returned = self._call(bound_args, bound_kwargs)
+            outputs = self._outputs(returned)
+        finally:
+            context.enter(before)
+        self._copy_back()
+        trace = self.core.builder.finish(self.loaded.sources, self.loaded.dialect, self.launch.cores)
+        return SimResult(
+            outputs, tuple(self.launch.diagnostics), trace, self.launch.machine, tuple(self.launch.printed)
+        )
+
+    def _programs(self) -> Iterator[tuple[int, ...]]:
+        return itertools.product(*(range(n) for n in self.launch.grid)) if self.launch.grid else iter([()])
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return self.loaded.function(*args, **kwargs)
+        except (KernelError, UnsupportedError):
+            raise
+        except Exception as error:  # noqa: BLE001 - kernel source may raise anything; blame() re-raises our own bugs
+            raise blame(error, self.loaded.files) from error
+
+    # -- arguments ---------------------------------------------------------------------------------------------------
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        try:
+            bound = self.loaded.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise KernelError(
+                Diagnostic(
+                    code="KW-ARGUMENTS",
+                    message=f"{self.loaded.name}{self.loaded.signature} can't be called so: {error}",
+                    fix="pass one value for each parameter without a default",
+                )
+            ) from None
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = self._convert(value, name)
+        return bound.args, bound.kwargs
+
+    def _convert(self, value: Any, name: str) -> Any:
+        if isinstance(value, np.ndarray):
+            return self._wrap(value, name)
+        if isinstance(value, tuple | list) and any(isinstance(v, np.ndarray | tuple | list | dict) for v in value):
+            return type(value)(self._convert(v, f"{name}[{i}]") for i, v in enumerate(value))
+        if isinstance(value, dict) and any(isinstance(v, np.ndarray) for v in value.values()):
+            return {k: self._convert(v, f"{name}[{k!r}]") for k, v in value.items()}
+        if hasattr(value, "__array__") and hasattr(value, "dtype") and hasattr(value, "shape") and not np.isscalar(value):
+            return self._wrap(np.asarray(value), name)
+        return value
+
+    def _wrap(self, array: NDArray[Any], name: str) -> Tensor:
+        if not self.launch.options.data:
+            return self.core.wrap(array, name)
+        usable = array.flags.c_contiguous and array.flags.writeable
+        held = array if usable else np.array(array, order="C", copy=True)
+        tensor = self.core.wrap(held, name)
+        exact = tensor.buffer.host is None
+        if (not usable or exact) and array.flags.writeable:
+            self.copied.append((tensor, held.copy() if not exact else held, array))
+        return tensor
+
+    def _copy_back(self) -> None:
+        """Bring in-place writes home to arrays that the kernel saw as copies."""
+        for tensor, before, array in self.copied:
+            after = tensor.view()
+            if tensor.buffer.host is None:
+                array[...] = after.reshape(array.shape).astype(array.dtype)
+            elif after.tobytes() != before.tobytes():
+                array[...] = after.reshape(array.shape)
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def _outputs(self, returned: Any) -> tuple[NDArray[Any], ...]:
+        return tuple(self._output(t, i) for i, t in enumerate(_flatten(returned)))
+
+    def _output(self, value: Any, index: int) -> NDArray[Any]:
+        if not isinstance(value, Tensor):
+            return np.asarray(value)
+        buffer = value.buffer
+        if buffer.on_chip:
+            self._fault(
+                "KW-OUTPUT-PLACEMENT",
+                f"output {index} lies in {value.space.upper()}",
+                found=value.space,
+                limit="shared_hbm",
+                fix="allocate the result with buffer=nl.shared_hbm and dma_copy into it",
+            )
+        if not self.launch.options.data:
+            return np.broadcast_to(np.zeros((), value.dtype.storage), value.shape)
+        if buffer.pending:
+            where = buffer.unwritten_in(value)
+            if where is not None:
+                self._fault(
+                    "KW-OUTPUT-UNWRITTEN",
+                    f"output {index} ({buffer.name or 'unnamed'}, {'x'.join(map(str, buffer.shape))} {buffer.dtype}"
+                    f"{self.launch.line_text(buffer.line)}) was never written at element {list(where)}",
+                    found=list(where),
+                    fix="store every element; check the loop bounds and the last partial tile",
+                )
+        return np.array(value.view())
+
+    def _fault(self, code: str, message: str, *, found: Any = None, limit: Any = None, fix: str = "") -> None:
+        raise KernelError(Diagnostic(code=code, message=message, found=found, limit=limit, fix=fix))
+
+
+def _flatten(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, tuple | list):
+        return [leaf for item in value for leaf in _flatten(item)]
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _flatten(item)]
+    return [value]
+
+
+def _grid(grid: Any) -> tuple[int, ...]:
+    sizes = tuple(grid) if isinstance(grid, tuple | list) else (grid,)
+    return tuple(int(n) for n in sizes)
+
+
+def _as_loaded(kernel: Any) -> LoadedKernel:
+    if isinstance(kernel, LoadedKernel):
+        return kernel
+    from pathlib import Path
+
+    from tools.sim.frontend.loader import ModuleSpace
+
+    jit = kernel if isinstance(kernel, JitKernel) else None
+    function = jit.function if jit is not None else kernel
+    if not callable(function) or not hasattr(function, "__code__"):
+        raise TypeError(f"{kernel!r} is no kernel: pass load_kernel(...) or a function decorated with @nki.jit")
+    file = function.__code__.co_filename
+    text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else ""
+    space = ModuleSpace(files={file}, sources={file: text})
+    dialect = jit.dialect if jit is not None else "nki"
+    return LoadedKernel(function.__name__, function, function.__globals__, dialect, file, space, jit)
+
+
+def blame(error: Exception, files: set[str]) -> Exception:
+    """A KernelError when `error` was raised by kernel source; otherwise the error itself (our bug, or the host's)."""
+    innermost = None
+    frame_is_last = False
+    walker = error.__traceback__
+    while walker is not None:
+        frame_is_last = walker.tb_frame.f_code.co_filename in files
+        if frame_is_last:
+            innermost = walker
+        walker = walker.tb_next
+    if innermost is None:
+        return error
+    if not frame_is_last and not isinstance(error, AssertionError | ImportError):
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if last is not None and "/tools/sim/" in last.tb_frame.f_code.co_filename.replace("\\", "/"):
+            return error
+    where = source_range(innermost.tb_frame)
+    line = innermost.tb_lineno
+    if where.line != line:
+        import linecache
+
+        from tools.sim.errors import SourceRange
+
+        where = SourceRange(where.file, line, text=linecache.getline(where.file, line).strip())
+    name = type(error).__name__
+    code = "KW-ARGUMENT" if isinstance(error, TypeError) and "argument" in str(error) else "KW-PYTHON"
+    message = f"{name}: {error}" if str(error) else name
+    fix = "read the line it names; the kernel's own Python raised this"
+    if isinstance(error, AttributeError):
+        fix = "this name doesn't exist in the dialect; check the spelling and the version"
+    return KernelError(Diagnostic(code=code, message=message, where=where, fix=fix))
+
+
+def run_for_user(kernel: JitKernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A direct call of a jitted kernel outside any kernel: simulate it and return what the kernel returns."""
+    result = simulate(kernel, *args, target=default_target(), **kwargs)
+    for finding in result.diagnostics:
+        if finding.severity is not Severity.NOTE:
+            print(finding)
+    if not result.outputs:
+        return None
+    return result.outputs[0] if len(result.outputs) == 1 else result.outputs

@@ -1,0 +1,71 @@
+"""The current dialect, `import nki` (0.2 to 0.6): `nki.language`, `nki.isa` and their neighbours.
+
+ISA calls write their `dst`; the `nl.*` functions are a thin layer that allocates a result and calls the ISA.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from tools.sim import dtypes
+from tools.sim.frontend import language
+from tools.sim.frontend.jit import make_jit
+from tools.sim.frontend.modules import make
+from tools.sim.isa import control, dma, enums, gpsimd, scalar, tensor, vector
+from tools.sim.isa.ops import OpHandle
+
+REMOVED = ("benchmark", "profile", "baremetal", "simulate_kernel", "trace")
+"""Beta-1 tools that the current namespace refuses by name (release notes 2.28)."""
+
+ISA: dict[str, Any] = {
+    function.__name__: function
+    for function in (
+        tensor.nc_matmul, tensor.nc_transpose,
+        vector.tensor_copy, vector.memset, vector.tensor_tensor, vector.tensor_scalar, vector.scalar_tensor_tensor,
+        vector.tensor_reduce, vector.tensor_scalar_reduce, vector.reciprocal, vector.bn_stats, vector.bn_aggr,
+        vector.tensor_copy_predicated, vector.tensor_tensor_scan,
+        scalar.activation, scalar.activation_reduce,
+        gpsimd.iota, gpsimd.affine_select, gpsimd.tensor_partition_reduce,
+        dma.dma_copy, dma.dma_transpose, dma.dma_compute,
+        control.register_alloc, control.register_load, control.register_move, control.register_store,
+        control.get_nc_version,
+    )
+}  # fmt: skip
+"""Every instruction of `nki.isa`, by name."""
+
+ENUMS: dict[str, Any] = {
+    name: getattr(enums, name)
+    for name in ("engine", "reduce_cmd", "oob_mode", "dge_mode", "dma_engine", "matmul_perf_mode", "nc_version")
+}
+FLAT_ENGINES = {f"{e.name}_engine": e for e in enums.engine}
+
+
+def _language() -> dict[str, Any]:
+    members: dict[str, Any] = {str(d): d for d in dtypes.ALL if d not in ("bool", "int64", "float64")}
+    members["bool_"] = members["bool"] = dtypes.bool_
+    members.update({name: getattr(language, name) for name in language.PUBLIC})
+    for name in language.OPERATORS:
+        members[name] = OpHandle(name, language.OPERATORS[name])
+    return members
+
+
+def build() -> dict[str, ModuleType]:
+    """The modules of this dialect by dotted name."""
+    nl = make("nki.language", "Tensors, allocation and math functions.", **_language())
+    constants = make("nki.isa.constants", "Enumerations.", **ENUMS)
+    nisa = make("nki.isa", "Instructions.", **ISA, **ENUMS, **FLAT_ENGINES, constants=constants)
+    nisa.VirtualRegister = control.Register  # type: ignore[attr-defined]
+    typing = make("nki.typing", "Annotations.", tensor=language.Annotation(), mutable_tensor=language.Annotation())
+    dtype = make("nki.dtype", "Data types.", **{str(d): d for d in dtypes.ALL})
+    tensor_module = make("nki.tensor", "The tensor class.", Tensor=language.Tensor, NkiTensor=language.Tensor)
+    compiler = make("nki.compiler", "Compiler hints.", **language.COMPILER_HINTS)
+    nki = make(
+        "nki", "Neuron Kernel Interface.", jit=make_jit("nki"), language=nl, isa=nisa, typing=typing, dtype=dtype,
+        tensor=tensor_module, compiler=compiler, simulate=language.simulate, cpu_simulate=language.simulate,
+        __version__="0.6.0",
+    )  # fmt: skip
+    for name in REMOVED:
+        nki.__dict__[name] = language.removed(name)
+    modules = (nki, nl, nisa, constants, typing, dtype, tensor_module, compiler)
+    return {m.__name__: m for m in modules}

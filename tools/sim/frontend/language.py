@@ -1,0 +1,577 @@
+"""`nki.language` of the current dialect: allocation, loops, SPMD queries and math that returns new tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tools.sim import context, dtypes
+from tools.sim.dtypes import as_dtype
+from tools.sim.isa import control, dma, scalar, vector
+from tools.sim.isa import tensor as pe
+from tools.sim.tensor import DynSlice, Tensor
+
+# -- memories ----------------------------------------------------------------------------------------------------------
+
+
+class Memory(str):
+    """A place for tensors: compares equal to its name and to its aliases."""
+
+    __slots__ = ()
+
+
+sbuf = Memory("sbuf")
+psum = Memory("psum")
+shared_hbm = Memory("shared_hbm")
+private_hbm = Memory("private_hbm")
+hbm = private_hbm
+
+
+def _space(buffer: Any) -> str:
+    if buffer is None:
+        return "sbuf"
+    name = str(buffer)
+    if name in ("sbuf", "psum", "shared_hbm", "private_hbm"):
+        return name
+    if name == "hbm":
+        return "private_hbm"
+    context.fail(
+        "KW-BUFFER", f"buffer={buffer!r} is no memory", operand="buffer", fix="use nl.sbuf, nl.psum, nl.shared_hbm or nl.private_hbm"
+    )
+
+
+# -- allocation --------------------------------------------------------------------------------------------------------
+
+
+def ndarray(shape: Any, dtype: Any, buffer: Any = sbuf, name: str = "", address: Any = None, **kwargs: Any) -> Tensor:
+    """A new, uninitialised tensor; dimension 0 is the partition dimension in SBUF and PSUM.
+
+    Args:
+        shape: sizes.
+        dtype: element type.
+        buffer: memory; kernel outputs must be in `nl.shared_hbm`.
+        address: (start partition, byte offset) when the kernel places the tile itself.
+    """
+    for extra in kwargs:
+        context.fail(
+            "KW-ARGUMENT", f"nl.ndarray has no argument {extra!r}", operand=extra, fix="remove it; see the migration guide"
+        )
+    core = context.current()
+    space = _space(buffer)
+    place = None
+    if address is not None:
+        partition, offset = (int(n) for n in address)
+        if space == "psum" and offset % core.machine.psum_bank_bytes:
+            context.fail(
+                "KW-PSUM-ADDRESS",
+                f"PSUM address {offset} doesn't lie on a bank boundary",
+                operand="address",
+                found=offset,
+                limit=core.machine.psum_bank_bytes,
+                fix=f"use a multiple of {core.machine.psum_bank_bytes}",
+            )
+        place = (partition, offset)
+    sizes = tuple(context.index_value(n) for n in shape) if not isinstance(shape, int) else (shape,)
+    if space == "shared_hbm":
+        return _shared(sizes, dtype, name)
+    return core.allocate(sizes, _dtype(dtype), space, name=name or "", address=place)
+
+
+def _shared(shape: tuple[int, ...], dtype: Any, name: str) -> Tensor:
+    """The n-th shared_hbm allocation of each core is the same tensor."""
+    core = context.current()
+    nth = core.shared_count
+    core.shared_count += 1
+    shared = core.launch.shared
+    if nth < len(shared):
+        found = shared[nth]
+        if found.shape != shape or found.dtype != _dtype(dtype):
+            context.fail(
+                "KW-SHARED-MISMATCH", f"core {core.index} allocates shared_hbm {list(shape)}, the other core {found!r}",
+                fix="make both cores allocate the same shared tensors in the same order",
+            )  # fmt: skip
+        return found
+    made = core.allocate(shape, _dtype(dtype), "shared_hbm", name=name or "", role="shared")
+    shared.append(made)
+    return made
+
+
+def _dtype(value: Any) -> dtypes.DType:
+    try:
+        return as_dtype(value)
+    except TypeError as error:
+        context.fail("KW-DTYPE", str(error), operand="dtype")
+
+
+def full(shape: Any, fill_value: Any, dtype: Any, buffer: Any = sbuf, name: str = "") -> Tensor:
+    """A new on-chip tile filled with one value."""
+    tile = ndarray(shape, dtype, buffer, name)
+    vector.memset(tile, fill_value)
+    return tile
+
+
+def zeros(shape: Any, dtype: Any, buffer: Any = sbuf, name: str = "") -> Tensor:
+    """A new on-chip tile of zeros."""
+    return full(shape, 0, dtype, buffer, name)
+
+
+def ones(shape: Any, dtype: Any, buffer: Any = sbuf, name: str = "") -> Tensor:
+    """A new on-chip tile of ones."""
+    return full(shape, 1, dtype, buffer, name)
+
+
+def zeros_like(x: Tensor, dtype: Any = None, buffer: Any = None, name: str = "") -> Tensor:
+    """A tile of zeros with x's shape."""
+    return zeros(x.shape, dtype or x.dtype, buffer or x.space, name)
+
+
+def empty_like(x: Tensor, dtype: Any = None, buffer: Any = None, name: str = "") -> Tensor:
+    """An uninitialised tensor with x's shape."""
+    return ndarray(x.shape, dtype or x.dtype, buffer or x.space, name)
+
+
+def shared_constant(constant: Any, dtype: Any = None) -> Tensor:
+    """An HBM tensor with fixed contents, from an array or the path of a .npy file."""
+    core = context.current()
+    array = np.load(Path(constant)) if isinstance(constant, str | Path) else np.asarray(constant)
+    if dtype is not None:
+        array = array.astype(_dtype(dtype).storage)
+    key = (array.shape, array.dtype.str, array.tobytes())
+    found = core.constants.get(key)
+    if found is None:
+        found = core.constants[key] = core.wrap(np.array(array, copy=True), "constant", role="constant")
+    return found
+
+
+def shared_identity_matrix(n: int, dtype: Any = dtypes.uint8, dst: Tensor | None = None) -> Tensor:
+    """An n-by-n identity in SBUF (loaded from a constant in HBM)."""
+    kind = _dtype(dtype)
+    tile = dst if dst is not None else ndarray((n, n), kind)
+    dma.dma_copy(tile, shared_constant(np.eye(n, dtype=np.float32).astype(kind.storage)))
+    return tile
+
+
+def ds(start: Any, size: Any) -> DynSlice:
+    """The slice [start, start + size)."""
+    return DynSlice(start, size)
+
+
+# -- sizes of the machine ----------------------------------------------------------------------------------------------
+
+
+class _TileSize:
+    """`nl.tile_size`: limits of the target (of trn2 outside a kernel)."""
+
+    @staticmethod
+    def _machine() -> Any:
+        from tools.sim.machine import machine
+
+        core = context.find()
+        return core.machine if core is not None else machine("trn2")
+
+    @property
+    def pmax(self) -> int:
+        return int(self._machine().partitions)
+
+    @property
+    def psum_fmax(self) -> int:
+        return int(self._machine().psum_bank_bytes) // 4
+
+    @property
+    def psum_bank_fmax(self) -> int:
+        return self.psum_fmax
+
+    @property
+    def psum_bank_fmax_bytes(self) -> int:
+        return int(self._machine().psum_bank_bytes)
+
+    @property
+    def psum_num_banks(self) -> int:
+        return int(self._machine().psum_banks)
+
+    @property
+    def psum_min_align(self) -> int:
+        return 4
+
+    @property
+    def sbuf_min_align(self) -> int:
+        return 1
+
+    @property
+    def gemm_stationary_fmax(self) -> int:
+        return int(self._machine().gemm_stationary_fmax)
+
+    @property
+    def gemm_moving_fmax(self) -> int:
+        return int(self._machine().gemm_moving_fmax)
+
+    @property
+    def bn_stats_fmax(self) -> int:
+        return int(self._machine().bn_stats_fmax)
+
+    @property
+    def total_available_sbuf_size(self) -> int:
+        return int(self._machine().sbuf_partition_bytes)
+
+    @property
+    def sbuf_fmax_bytes(self) -> int:
+        return self.total_available_sbuf_size
+
+
+tile_size = _TileSize()
+
+# -- loops and SPMD ----------------------------------------------------------------------------------------------------
+
+
+def affine_range(start: Any, stop: Any = None, step: int = 1, **kwargs: Any) -> range:
+    """A plain `range` (deprecated alias in this dialect)."""
+    for extra in kwargs:
+        context.fail(
+            "KW-ARGUMENT", f"affine_range has no argument {extra!r} in this dialect", operand=extra, fix="remove it"
+        )
+    bounds = (start,) if stop is None else (start, stop, step)
+    return range(*(context.index_value(b) for b in bounds))
+
+
+sequential_range = static_range = range_ = affine_range
+
+
+def dynamic_range(start: Any, stop: Any = None, step: int = 1) -> Any:
+    """A loop whose bounds may be registers; the loop variable is a frozen register."""
+    if not isinstance(step, int) or step < 1:
+        context.fail("KW-DYNAMIC-STEP", f"dynamic_range: step {step!r} must be a positive integer", operand="step")
+    first, last = (0, start) if stop is None else (start, stop)
+    for value in range(context.index_value(first), context.index_value(last), step):
+        yield control.Register(value, frozen=True)
+
+
+def fori_loop(lower: Any, upper: Any, body: Callable[[Any], Any], step: int = 1) -> None:
+    """Call body(i) for i in [lower, upper) with i a frozen register; body returns None."""
+    for i in dynamic_range(lower, upper, step):
+        if body(i) is not None:
+            context.fail("KW-LOOP-BODY", "fori_loop: the body must return None", operand="body")
+
+
+def while_loop(init: Any, body: Callable[[Any], Any]) -> None:
+    """Call body(condition) until the condition register it returns is 0."""
+    condition = init
+    while context.index_value(condition):
+        condition = body(condition)
+
+
+def program_id(axis: int = 0) -> int:
+    """Coordinate of this program instance in the launch grid."""
+    core = context.current()
+    if axis >= max(len(core.launch.grid), 1):
+        context.fail("KW-PROGRAM-AXIS", f"program_id({axis}): the grid has {len(core.launch.grid)} dimensions", operand="axis")
+    return core.program[axis] if core.program else 0
+
+
+def num_programs(axes: Any = 0) -> int:
+    """Size of the launch grid along `axes` (an axis, several, or None for all)."""
+    grid = context.current().launch.grid or (1,)
+    if axes is None:
+        return int(np.prod(grid))
+    if isinstance(axes, int):
+        return grid[axes] if axes < len(grid) else 1
+    return int(np.prod([grid[a] for a in axes]))
+
+
+def program_ndim() -> int:
+    """Rank of the launch grid; 0 when the kernel was launched without one."""
+    return len(context.current().launch.grid)
+
+
+def no_reorder() -> Any:
+    """Context manager: instructions inside keep their order (they always do here)."""
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def device_print(print_prefix: str, tensor: Any = None) -> None:
+    """Print a tensor's values at run time."""
+    core = context.current()
+    values = tensor.read() if isinstance(tensor, Tensor) and core.data else tensor
+    core.launch.printed.append(f"{print_prefix} {values}")
+    print(print_prefix, values)
+
+
+# -- math that returns new tiles ---------------------------------------------------------------------------------------
+
+
+def _new(shape: tuple[int, ...], dtype: Any) -> Tensor:
+    return ndarray(shape, dtype)
+
+
+def _tile(value: Any, name: str, api: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        context.fail("KW-OPERAND-TYPE", f"{api}: {name} is {type(value).__name__}, not a tensor", operand=name)
+    return value
+
+
+def _binary(name: str) -> Callable[..., Tensor]:
+    def call(x: Any, y: Any, dtype: Any = None) -> Tensor:
+        api = f"nl.{name}"
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            dst = _new(x.shape, dtype or x.dtype)
+            vector.tensor_tensor(dst, x, y, name)
+        elif isinstance(x, Tensor):
+            dst = _new(x.shape, dtype or x.dtype)
+            vector.tensor_scalar(dst, x, name, y)
+        else:
+            tile = _tile(y, "y", api)
+            dst = _new(tile.shape, dtype or tile.dtype)
+            vector.tensor_scalar(dst, tile, name, x, reverse0=True)
+        return dst
+
+    call.__name__ = name
+    return call
+
+
+def _unary(name: str) -> Callable[..., Tensor]:
+    def call(x: Any, dtype: Any = None) -> Tensor:
+        tile = _tile(x, "x", f"nl.{name}")
+        dst = _new(tile.shape, dtype or tile.dtype)
+        scalar.activation(dst, name, tile)
+        return dst
+
+    call.__name__ = name
+    return call
+
+
+def _invert(x: Any, dtype: Any = None) -> Tensor:
+    tile = _tile(x, "x", "nl.invert")
+    dst = _new(tile.shape, dtype or tile.dtype)
+    vector.tensor_scalar(dst, tile, "invert", 0)
+    return dst
+
+
+def _copy(x: Any, dtype: Any = None) -> Tensor:
+    tile = _tile(x, "x", "nl.copy")
+    dst = _new(tile.shape, dtype or tile.dtype)
+    vector.tensor_copy(dst, tile)
+    return dst
+
+
+def _reduce(name: str, scale: bool = False) -> Callable[..., Tensor]:
+    def call(x: Any, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
+        tile = _tile(x, "x", f"nl.{name}")
+        axes = vector.free_axes(axis, tile.ndim, api=f"nl.{name}")
+        kept = tile.shape[: axes[0]]
+        shape = (*kept, *([1] * len(axes))) if keepdims or len(kept) < 2 else kept
+        if len(kept) < 2 and not keepdims:
+            shape = (kept[0], 1)
+        dst = _new(shape, dtype or tile.dtype)
+        vector.tensor_reduce(dst, {"sum": "add", "mean": "add", "max": "maximum", "min": "minimum", "prod": "multiply",
+                                   "all": "logical_and"}.get(name, name), tile, axes)  # fmt: skip
+        if scale:
+            count = int(np.prod([tile.shape[a] for a in axes]))
+            vector.tensor_scalar(dst, dst, "multiply", 1.0 / count)
+        return dst
+
+    call.__name__ = name
+    return call
+
+
+_REDUCTIONS = {n: _reduce(n) for n in ("sum", "max", "min", "prod", "all")} | {"mean": _reduce("mean", scale=True)}
+
+_BINARY_NAMES = (
+    "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "mod", "fmod", "equal", "not_equal", "greater",
+    "greater_equal", "less", "less_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or",
+    "bitwise_xor", "left_shift", "right_shift", "abs_max", "abs_min",
+)  # fmt: skip
+_UNARY_NAMES = (
+    "exp", "log", "sqrt", "rsqrt", "reciprocal", "square", "abs", "sign", "relu", "sigmoid", "tanh", "silu", "silu_dx", "gelu",
+    "gelu_dx", "gelu_apprx_tanh", "gelu_apprx_tanh_dx", "gelu_apprx_sigmoid", "gelu_apprx_sigmoid_dx", "softplus", "mish", "erf",
+    "erf_dx", "sin", "cos", "tan", "arctan", "ceil", "floor", "trunc", "negative", "logical_not",
+)  # fmt: skip
+
+OPERATORS: dict[str, Any] = {
+    **{n: _binary(n) for n in _BINARY_NAMES},
+    **{n: _unary(n) for n in _UNARY_NAMES},
+    **_REDUCTIONS,
+    "invert": _invert,
+    "copy": _copy,
+    "bypass": None,
+    "prelu": None,
+    "average": None,
+    "identity": None,
+}
+"""Names that are both operator handles and functions; None: a handle only."""
+
+
+def load(src: Any, dtype: Any = None) -> Tensor:
+    """A new SBUF tile with the contents of an HBM view."""
+    source = _tile(src, "src", "nl.load")
+    shape = source.shape if source.ndim > 1 else (1, *source.shape)
+    dst = ndarray(shape, dtype or source.dtype)
+    dma.dma_copy(dst, source)
+    return dst
+
+
+def store(dst: Any, value: Any) -> None:
+    """Copy an SBUF tile to an HBM view."""
+    dma.dma_copy(_tile(dst, "dst", "nl.store"), _tile(value, "value", "nl.store"))
+
+
+def load_transpose2d(src: Any, dtype: Any = None) -> Tensor:
+    """A new SBUF tile with a 2-D HBM view, transposed."""
+    source = _tile(src, "src", "nl.load_transpose2d")
+    dst = ndarray(source.shape[::-1], dtype or source.dtype)
+    dma.dma_transpose(dst, source)
+    return dst
+
+
+def matmul(x: Any, y: Any, transpose_x: bool = False) -> Tensor:
+    """x @ y as a new PSUM tile; the hardware needs x already transposed, so transpose_x must be True."""
+    a, b = _tile(x, "x", "nl.matmul"), _tile(y, "y", "nl.matmul")
+    if not transpose_x:
+        context.fail(
+            "KW-MATMUL-TRANSPOSE", "nl.matmul needs transpose_x=True: the contraction must lie on x's partitions", operand="x",
+            fix="pass x as [K, M] with transpose_x=True",
+        )  # fmt: skip
+    dst = ndarray((a.free_size, b.free_size), dtypes.float32, psum)
+    pe.nc_matmul(dst, a, b)
+    return dst
+
+
+def transpose(x: Any, dtype: Any = None) -> Tensor:
+    """A 2-D tile with partition and free dimensions swapped (in PSUM)."""
+    tile = _tile(x, "x", "nl.transpose")
+    dst = ndarray((tile.free_size, tile.shape[0]), dtype or tile.dtype, psum)
+    pe.nc_transpose(dst, tile)
+    return dst
+
+
+def broadcast_to(x: Any, shape: Any, dtype: Any = None) -> Tensor:
+    """x with its size-1 free dimensions repeated."""
+    tile = _tile(x, "x", "nl.broadcast_to")
+    view = tile.broadcast_to(shape)
+    return _copy(view, dtype) if dtype is not None else view
+
+
+def expand_dims(x: Any, axis: int) -> Tensor:
+    """x with a dimension of size 1 inserted."""
+    tile = _tile(x, "x", "nl.expand_dims")
+    where = axis + tile.ndim + 1 if axis < 0 else axis
+    return tile.reshape((*tile.shape[:where], 1, *tile.shape[where:]))
+
+
+def where(condition: Any, x: Any, y: Any, dtype: Any = None) -> Tensor:
+    """x where the 0/1 condition tile is not 0, else y."""
+    cond = _tile(condition, "condition", "nl.where")
+    kind = dtype or (x.dtype if isinstance(x, Tensor) else y.dtype if isinstance(y, Tensor) else cond.dtype)
+    dst = _new(cond.shape, kind)
+    if isinstance(y, Tensor):
+        vector.tensor_copy(dst, y)
+    else:
+        vector.memset(dst, y)
+    mask = _new(cond.shape, dtypes.uint8)
+    vector.tensor_scalar(mask, cond, "not_equal", 0.0)
+    vector.tensor_copy_predicated(dst, x, mask)
+    return dst
+
+
+# -- classes, annotations, tools ---------------------------------------------------------------------------------------
+
+
+class NKIObject:
+    """Base of classes used inside kernels: an initialiser is made from the annotations when the class has none."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            return
+        annotated: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            annotated.update(base.__dict__.get("__annotations__", {}))
+        if annotated and not any("__init__" in b.__dict__ for b in cls.__mro__[1:-1] if b is not NKIObject):
+            cls.__init__ = _synthesised(annotated)  # type: ignore[method-assign]
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _synthesised(annotated: dict[str, Any]) -> Callable[..., None]:
+    names = [n for n, kind in annotated.items() if "ClassVar" not in str(kind)]
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        cls = type(self)
+        if len(args) > len(names):
+            raise TypeError(f"{cls.__name__}() takes {len(names)} arguments but {len(args)} were given")
+        given = dict(zip(names, args))
+        for key, value in kwargs.items():
+            if key not in names or key in given:
+                raise TypeError(f"{cls.__name__}() got an unexpected argument {key!r}")
+            given[key] = value
+        for name in names:
+            if name in given:
+                object.__setattr__(self, name, given[name])
+            elif hasattr(cls, name):
+                object.__setattr__(self, name, getattr(cls, name))
+            else:
+                raise TypeError(f"{cls.__name__}() misses the argument {name!r}")
+        after = getattr(self, "__post_init__", None)
+        if after is not None:
+            after()
+
+    return __init__
+
+
+class Annotation:
+    """`nt.tensor[...]` and friends in annotations: accepted, and without effect on execution."""
+
+    def __getitem__(self, item: Any) -> Annotation:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Annotation:
+        return self
+
+    def __or__(self, other: Any) -> Any:
+        return self
+
+    __ror__ = __or__
+
+
+def _hint(function: Any = None, **_: Any) -> Any:
+    """A compiler hint as a decorator: the function unchanged."""
+    return function if callable(function) else (lambda f: f)
+
+
+COMPILER_HINTS: dict[str, Any] = {"skip_middle_end_transformations": _hint, "enable_stack_allocator": _hint}
+
+
+def simulate(kernel: Any) -> Any:
+    """`nki.simulate(kernel)(*args)`: run a kernel on NumPy arrays; arrays that it writes are updated in place."""
+    from tools.sim.frontend.jit import JitKernel
+
+    return kernel if isinstance(kernel, JitKernel) else JitKernel(kernel, "nki", {})
+
+
+def removed(name: str) -> Callable[..., NoReturn]:
+    """A stand-in for a Beta-1 tool that the current namespace no longer has."""
+
+    def call(*args: Any, **kwargs: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"nki.{name} was removed in NKI 0.2; use nki.simulate(kernel)(...) or `kernelwright simulate`"
+        )
+
+    call.__name__ = name
+    return call
+
+
+PUBLIC = (
+    "sbuf", "psum", "shared_hbm", "private_hbm", "hbm", "ndarray", "full", "zeros", "ones", "zeros_like", "empty_like",
+    "shared_constant", "shared_identity_matrix", "ds", "tile_size", "affine_range", "sequential_range", "static_range",
+    "dynamic_range", "fori_loop", "while_loop", "program_id", "num_programs", "program_ndim", "no_reorder", "device_print",
+    "load", "store", "load_transpose2d", "matmul", "transpose", "broadcast_to", "expand_dims", "where", "NKIObject",
+)  # fmt: skip
+"""Names of this module that `nki.language` offers under the same name."""
+
+__all__ = [*PUBLIC, "OPERATORS"]

@@ -1,0 +1,33 @@
+"""The language modules by dotted name, built on first use and shared by all kernels of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+_BUILDERS: dict[str, Callable[[], dict[str, ModuleType]]] = {}
+_MODULES: dict[str, ModuleType] = {}
+
+
+def is_language_module(name: str) -> bool:
+    """Whether `name` belongs to a dialect's namespace."""
+    top = name.split(".")[0]
+    return top == "nki" or name == "neuronxcc" or name.startswith("neuronxcc.nki") or name.startswith("neuronxcc.starfish")
+
+
+def language_module(name: str) -> ModuleType | None:
+    """The language module `name`, or None when the dialect has no such module."""
+    if not _MODULES:
+        from tools.sim.frontend import beta1, current
+
+        _MODULES.update(current.build())
+        _MODULES.update(beta1.build())
+    return _MODULES.get(name)
+
+
+def make(name: str, doc: str, **members: object) -> ModuleType:
+    """A module object with the given members."""
+    module = ModuleType(name, doc)
+    module.__dict__.update(members)
+    module.__path__ = []
+    return module

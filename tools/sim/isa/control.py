@@ -1,0 +1,103 @@
+"""Registers and queries: values that live in an engine's sequencer, not in a tile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tools.sim import context
+from tools.sim.instruction import Engine, opcode
+from tools.sim.isa.enums import nc_version
+from tools.sim.isa.operands import tensor
+from tools.sim.tensor import Tensor
+
+
+class Register:
+    """A 32-bit sequencer register. Its value is known only while the program runs: not usable in Python arithmetic."""
+
+    __slots__ = ("frozen", "known", "value")
+
+    def __init__(self, value: int | float = 0, frozen: bool = False) -> None:
+        self.value = value
+        self.frozen = frozen
+
+    def __index_value__(self) -> int:
+        return int(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __repr__(self) -> str:
+        return f"register({self.value})"
+
+    def set(self, value: int | float) -> None:
+        """Overwrite the value; a loop's own variable refuses."""
+        if self.frozen:
+            context.fail(
+                "KW-REGISTER-FROZEN", "a loop variable can't be written", fix="copy it to a register of your own first"
+            )
+        self.value = value
+
+
+@opcode("register_load", kind="control", cost="control", source="ISA register_load")
+def REGISTER_LOAD(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], register: Register) -> None:
+    """register = the one element of a tensor."""
+    value = ins[0].read().reshape(-1)[0]
+    register.set(float(value) if ins[0].dtype.is_float else int(value))
+
+
+def register_alloc(x: Any = None, name: str | None = None) -> Register:
+    """A new register, optionally with a value (an int, or a 1-element tensor to load)."""
+    register = Register()
+    if isinstance(x, Tensor):
+        register_load(register, x)
+    elif x is not None:
+        register.value = x.value if isinstance(x, Register) else x
+    return register
+
+
+def _register(value: Any, name: str, api: str) -> Register:
+    if not isinstance(value, Register):
+        context.fail("KW-OPERAND-TYPE", f"{api}: {name} is {type(value).__name__}, not a register", operand=name)
+    return value
+
+
+def register_load(dst: Any, src: Any, name: str | None = None) -> None:
+    """dst (register) = the one element of src (HBM or SBUF)."""
+    register = _register(dst, "dst", "register_load")
+    source = tensor(src, "src", api="register_load")
+    if source.size != 1:
+        context.fail("KW-SHAPE-MISMATCH", f"register_load: src has {source.size} elements, not 1", operand="src", limit=1)
+    context.current().issue(
+        REGISTER_LOAD, Engine.SYNC, (), (source,), free=1, partitions=1, params={"register": register}
+    )
+
+
+def register_move(dst: Any, src: Any = None, imm: Any = None, name: str | None = None) -> None:
+    """dst (register) = src (register or int; `imm=` is the 0.2 spelling)."""
+    register = _register(dst, "dst", "register_move")
+    value = imm if src is None else src
+    register.set(value.value if isinstance(value, Register) else int(value))
+
+
+@opcode("register_store", kind="control", cost="control", source="ISA register_store")
+def REGISTER_STORE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], register: Register) -> None:
+    """The one element of a tensor = register."""
+    outs[0].write(np.asarray(register.value).reshape((1,) * outs[0].ndim))
+
+
+def register_store(dst: Any, src: Any, name: str | None = None) -> None:
+    """The one element of dst = src (register)."""
+    register = _register(src, "src", "register_store")
+    target = tensor(dst, "dst", api="register_store")
+    if target.size != 1:
+        context.fail("KW-SHAPE-MISMATCH", f"register_store: dst has {target.size} elements, not 1", operand="dst", limit=1)
+    context.current().issue(
+        REGISTER_STORE, Engine.SYNC, (target,), (), free=1, partitions=1, params={"register": register}
+    )
+
+
+def get_nc_version() -> nc_version:
+    """The NeuronCore generation of the target."""
+    return nc_version(context.current().machine.generation)

@@ -1,0 +1,360 @@
+"""DMA: moves between HBM and SBUF (and within them), with gather, scatter, casts and transposes on the way."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.sim import context
+from tools.sim.instruction import Engine, Flag, opcode
+from tools.sim.isa.enums import dge_mode as dge
+from tools.sim.isa.enums import engine as engine_enum
+from tools.sim.isa.enums import oob_mode as oob
+from tools.sim.isa.operands import tensor
+from tools.sim.tensor import Tensor, to_integer
+
+_TRIGGERS = (Engine.SYNC, Engine.SCALAR, Engine.GPSIMD, Engine.VECTOR, Engine.TENSOR, Engine.UNKNOWN)
+
+
+def _rows(view: Tensor, skip: bool, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Element offsets of the rows that an indirect view means, and which of them are in bounds."""
+    indirect = view.indirect
+    assert indirect is not None
+    index = indirect.index.read().reshape(-1).astype(np.int64)
+    count = view.shape[0]
+    if index.size != count:
+        if index.size < count:
+            context.fail(
+                "KW-INDEX-COUNT",
+                f"{what}: {index.size} indices for {count} rows of {view!r}",
+                operand=what,
+                found=index.size,
+                limit=count,
+                fix="give one index a row",
+            )
+        index = index[:count]
+    total = prod(view.buffer.shape) * view.buffer.dtype.itemsize // view.dtype.itemsize
+    starts = view.offset + index * indirect.row_stride
+    reach = sum((n - 1) * s for n, s in zip(view.shape[1:], view.strides[1:]))
+    valid = (index >= 0) & (starts + reach < total)
+    if not valid.all() and not skip:
+        bad = int(np.argmin(valid))
+        context.fail(
+            "KW-INDEX-BOUNDS",
+            f"{what}: index {int(index[bad])} at row {bad} reaches outside {view.buffer.name or 'the tensor'} "
+            f"({'x'.join(map(str, view.buffer.shape))})",
+            operand=what,
+            found=int(index[bad]),
+            limit=total // max(indirect.row_stride, 1) - 1,
+            fix="keep indices in range, or pass oob_mode=nisa.oob_mode.skip",
+        )
+    return starts, valid
+
+
+def _row_view(view: Tensor, start: int) -> NDArray[Any]:
+    row = Tensor(view.buffer, view.shape[1:] or (1,), view.dtype, int(start), view.strides[1:] or (1,))
+    return row.view()
+
+
+def _cast(values: NDArray[Any], dst: Tensor, src: Tensor) -> NDArray[Any]:
+    if dst.dtype is src.dtype or dst.dtype.itemsize == src.dtype.itemsize and "packed" in (dst.dtype.kind, src.dtype.kind):
+        return values
+    wide = values.astype(np.float32)
+    target = dst.view().dtype
+    return to_integer(wide, target) if target.kind in "iu" else wide
+
+
+def gather(src: Tensor, dst_shape: tuple[int, ...], skip: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Rows of an indirect view as one array [rows, ...], and the mask of rows that were in bounds."""
+    starts, valid = _rows(src, skip, "src")
+    rows = np.zeros(src.shape, src.view().dtype) if not valid.all() else None
+    if rows is None:
+        rows = np.empty(src.shape, _row_view(src, int(starts[0])).dtype)
+    for i in np.flatnonzero(valid):
+        rows[i] = _row_view(src, int(starts[i]))
+    return rows.reshape(dst_shape), None if valid.all() else valid
+
+
+@opcode("dma_copy", kind="dma", cost="dma", source="ISA dma_copy; DMA bandwidth guide")
+def DMA_COPY(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, accumulate: Any) -> None:
+    """dst = src in row-major order, cast through float32 when the types differ; gathers and scatters rows."""
+    dst, src = outs[0], ins[0]
+    if src.indirect is None and dst.indirect is None:
+        values = src.read()
+        if accumulate is not None:
+            with np.errstate(all="ignore"):
+                dst.write(accumulate(dst.view().astype(np.float32), values.astype(np.float32).reshape(dst.shape)))
+            return
+        target = dst.view()
+        if dst.dtype is src.dtype and values.shape == target.shape and values.dtype == target.dtype:
+            np.copyto(target, values)
+            dst.wrote()
+        else:
+            dst.write(_cast(values, dst, src).reshape(dst.shape))
+        return
+    mask = None
+    if src.indirect is not None:
+        values, mask = gather(src, src.shape, skip)
+    else:
+        values = src.read()
+    if dst.indirect is None:
+        values = _cast(values, dst, src)
+        if mask is not None:
+            flat = values.reshape(dst.shape[0], -1)[mask]
+            target = dst.view()
+            target[mask] = flat.reshape((int(mask.sum()), *target.shape[1:])).astype(target.dtype)
+            dst.wrote()
+        else:
+            dst.write(values.reshape(dst.shape))
+        return
+    starts, valid = _rows(dst, skip, "dst")
+    rows = _cast(values.reshape(dst.shape), dst, src)
+    for i in np.flatnonzero(valid if mask is None else valid & mask):
+        target = _row_view(dst, int(starts[i]))
+        if accumulate is not None:
+            with np.errstate(all="ignore"):
+                target[...] = accumulate(target.astype(np.float32), rows[i].astype(np.float32)).reshape(target.shape)
+        else:
+            target[...] = rows[i].reshape(target.shape)
+    if dst.buffer.pending:
+        dst.buffer.pending = False
+
+
+def _trigger(value: Any, api: str) -> Engine:
+    if value is None:
+        return Engine.UNKNOWN
+    chosen = value.value if isinstance(value, engine_enum) else value
+    if chosen not in _TRIGGERS:
+        context.fail("KW-ENGINE", f"{api}: engine={value!r} can't trigger a DMA", operand="engine")
+    return Engine(chosen)
+
+
+def _mode_flags(mode: Any) -> int:
+    if mode is dge.swdge:
+        return Flag.SWDGE
+    return Flag.HWDGE if mode is dge.hwdge else 0
+
+
+def dma_flags(dst: Tensor, src: Tensor, mode: Any) -> tuple[int, int, int, int]:
+    """(flags, partitions, free, smallest contiguous run) of a transfer, for the cost law."""
+    flags = _mode_flags(mode)
+    if dst.dtype is not src.dtype:
+        flags |= Flag.DMA_CAST
+    if src.indirect is not None or dst.indirect is not None:
+        flags |= Flag.INDIRECT | Flag.SWDGE
+    chip = dst if dst.buffer.on_chip else src
+    rows = chip.shape[0]
+    run = min(src.contiguous_run(), dst.contiguous_run())
+    return flags, rows, chip.size // rows, run
+
+
+def dma_copy(
+    dst: Tensor,
+    src: Tensor,
+    priority: Any = None,
+    oob_mode: Any = oob.error,
+    dge_mode: Any = dge.unknown,
+    engine: Any = None,
+    dst_rmw_op: Any = None,
+    unique_indices: bool = True,
+    name: str | None = None,
+) -> None:
+    """Copy src to dst element by element in row-major order.
+
+    Args:
+        dst, src: tensors in HBM or SBUF with equal element counts; `.ap(vector_offset=...)` makes it a gather/scatter.
+        priority: queue priority hint (trn3); recorded nowhere because it changes no value.
+        oob_mode: `error` stops at an index out of range, `skip` leaves that row of dst untouched.
+        dge_mode: who makes descriptors; hwdge can't cast.
+        engine: engine whose queue triggers the transfer.
+        dst_rmw_op: accumulate into dst (0.2 spelling; moved to dma_compute in 0.3).
+    """
+    api = "dma_copy"
+    dst = tensor(dst, "dst", api=api)
+    src = tensor(src, "src", api=api)
+    for tile, label in ((src, "src"), (dst, "dst")):
+        if tile.buffer.space == "psum":
+            context.fail(
+                "KW-DMA-PSUM",
+                f"{api}: {label} lies in PSUM, which DMA can't access",
+                operand=label,
+                found="psum",
+                limit="sbuf or hbm",
+                fix="nisa.tensor_copy to an SBUF tile first",
+            )
+    if dst.size != src.size:
+        context.fail(
+            "KW-DMA-SHAPE",
+            f"{api}: dst {list(dst.shape)} has {dst.size} elements, src {list(src.shape)} has {src.size}",
+            operand="dst",
+            found=dst.size,
+            limit=src.size,
+            fix="slice both to the same number of elements (mind the last partial tile)",
+        )
+    if dge_mode is dge.hwdge and dst.dtype.itemsize != src.dtype.itemsize:
+        context.fail(
+            "KW-DMA-HWDGE-CAST",
+            f"{api}: hwdge moves raw bytes and can't cast {src.dtype} to {dst.dtype}",
+            operand="dge_mode",
+            fix="use dge_mode none or swdge, or equal types",
+        )
+    accumulate = None
+    if dst_rmw_op is not None:
+        from tools.sim.isa.ops import alu
+
+        accumulate = alu(dst_rmw_op, "dst_rmw_op").function
+    flags, rows, free, run = dma_flags(dst, src, dge_mode)
+    if accumulate is not None:
+        flags |= Flag.DMA_RMW
+    index = tuple(t.indirect.index for t in (src, dst) if t.indirect is not None)
+    context.current().issue(
+        DMA_COPY, _trigger(engine, api), (dst,), (src, *index), free=free, partitions=rows, aux=run,
+        nbytes=dst.size * max(dst.dtype.itemsize, src.dtype.itemsize), flags=flags, update=accumulate is not None,
+        params={"skip": getattr(oob_mode, "name", oob_mode) == "skip", "accumulate": accumulate},
+    )  # fmt: skip
+
+
+_PERMUTATIONS = ((1, 0), (2, 1, 0), (3, 1, 2, 0))
+
+
+@opcode("dma_transpose", kind="dma", cost="dma_transpose", source="ISA dma_transpose; DMA bandwidth guide")
+def DMA_TRANSPOSE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], axes: tuple[int, ...], skip: bool) -> None:
+    """dst = src with its axes permuted."""
+    dst, src = outs[0], ins[0]
+    if src.indirect is None:
+        dst.write(_cast(src.read().transpose(axes), dst, src).reshape(dst.shape))
+        return
+    values, mask = gather(src, src.shape, skip)
+    moved = _cast(values.transpose(axes), dst, src)
+    if mask is None:
+        dst.write(moved.reshape(dst.shape))
+        return
+    keep = np.broadcast_to(mask.reshape((-1,) + (1,) * (src.ndim - 1)), src.shape).transpose(axes).reshape(dst.shape)
+    np.copyto(dst.view(), moved.reshape(dst.shape), where=keep, casting="unsafe")
+    dst.wrote()
+
+
+def dma_transpose(
+    dst: Tensor,
+    src: Tensor,
+    axes: Any = None,
+    priority: Any = None,
+    dge_mode: Any = dge.unknown,
+    oob_mode: Any = oob.error,
+    engine: Any = None,
+    name: str | None = None,
+) -> None:
+    """dst = src transposed on the way.
+
+    Args:
+        dst: SBUF tile whose shape is src's, permuted.
+        src: HBM or SBUF tensor of 2 to 4 dimensions.
+        axes: (1, 0), (2, 1, 0) or (3, 1, 2, 0); by default the first and last dimensions swap.
+    """
+    api = "dma_transpose"
+    dst = tensor(dst, "dst", api=api)
+    src = tensor(src, "src", api=api)
+    order = tuple(int(a) for a in axes) if axes is not None else _PERMUTATIONS[src.ndim - 2] if 2 <= src.ndim <= 4 else ()
+    if order not in _PERMUTATIONS or len(order) != src.ndim:
+        context.fail(
+            "KW-DMA-TRANSPOSE-AXES",
+            f"{api}: axes {order} of a {src.ndim}-D source aren't supported",
+            operand="axes",
+            found=str(order),
+            limit="(1, 0), (2, 1, 0), (3, 1, 2, 0)",
+            fix="reshape the source so that one of these permutations applies",
+        )
+    for tile, label in ((src, "src"), (dst, "dst")):
+        if tile.buffer.space == "psum":
+            context.fail("KW-DMA-PSUM", f"{api}: {label} lies in PSUM, which DMA can't access", operand=label)
+    expected = tuple(src.shape[a] for a in order)
+    if dst.shape != expected:
+        if dst.size != src.size or tuple(n for n in dst.shape if n != 1) != tuple(n for n in expected if n != 1):
+            context.fail(
+                "KW-DMA-SHAPE", f"{api}: dst is {list(dst.shape)}, the permuted source is {list(expected)}", operand="dst",
+                found=list(dst.shape), limit=list(expected), fix=f"give dst the shape {list(expected)}",
+            )  # fmt: skip
+    flags, rows, free, run = dma_flags(dst, src, dge_mode)
+    index = (src.indirect.index,) if src.indirect is not None else ()
+    context.current().issue(
+        DMA_TRANSPOSE, _trigger(engine, api), (dst,), (src, *index), free=free, partitions=rows, aux=run,
+        nbytes=dst.size * dst.dtype.itemsize, flags=flags,
+        params={"axes": order, "skip": getattr(oob_mode, "name", oob_mode) == "skip"},
+    )  # fmt: skip
+
+
+@opcode("dma_compute", kind="dma", cost="dma", source="ISA dma_compute")
+def DMA_COMPUTE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, sources: int) -> None:
+    """dst = sum of the sources, in float32."""
+    dst = outs[0]
+    total: Any = None
+    mask = None
+    for src in ins[:sources]:
+        if src.indirect is not None:
+            values, mask = gather(src, src.shape, skip)
+            values = values.astype(np.float32).reshape(dst.shape)
+        else:
+            values = src.read_float().reshape(dst.shape)
+        total = values if total is None else total + values
+    if dst.indirect is None:
+        if mask is not None:
+            target = dst.view()
+            target[mask] = total[mask].astype(target.dtype)
+            dst.wrote()
+        else:
+            dst.write(total)
+        return
+    starts, valid = _rows(dst, skip, "dst")
+    for i in np.flatnonzero(valid if mask is None else valid & mask):
+        target = _row_view(dst, int(starts[i]))
+        row = total[i].reshape(target.shape)
+        target[...] = to_integer(row, target.dtype) if target.dtype.kind in "iu" else row
+    dst.buffer.pending = False
+
+
+def dma_compute(
+    dst: Tensor,
+    srcs: Any,
+    reduce_op: Any,
+    scales: Any = None,
+    unique_indices: bool = True,
+    oob_mode: Any = oob.error,
+    name: str | None = None,
+) -> None:
+    """dst = srcs[0] + srcs[1] + ... on the DMA engines, in float32.
+
+    Args:
+        srcs: up to 16 tensors with dst's element count; at most one with a vector_offset.
+        reduce_op: `nl.add`.
+        scales: None or all 1.0.
+        unique_indices: must be True: rows of one scatter may not repeat.
+    """
+    api = "dma_compute"
+    dst = tensor(dst, "dst", api=api)
+    sources = tuple(tensor(s, f"srcs[{i}]", api=api) for i, s in enumerate(srcs))
+    from tools.sim.isa.ops import alu
+
+    if alu(reduce_op, "reduce_op").name != "add":
+        context.fail("KW-DMA-COMPUTE", f"{api}: reduce_op={reduce_op!r}; only nl.add is supported", operand="reduce_op", limit="add")
+    if scales is not None and any(s != 1.0 for s in scales):
+        context.fail("KW-DMA-COMPUTE", f"{api}: scales must all be 1.0", operand="scales", found=str(scales), limit="1.0")
+    if not unique_indices:
+        context.fail("KW-DMA-COMPUTE", f"{api}: unique_indices must be True", operand="unique_indices")
+    if not 1 <= len(sources) <= 16:
+        context.fail("KW-DMA-COMPUTE", f"{api}: {len(sources)} sources; 1 to 16 are allowed", operand="srcs", limit=16)
+    for i, source in enumerate(sources):
+        if source.size != dst.size:
+            context.fail(
+                "KW-DMA-SHAPE", f"{api}: srcs[{i}] has {source.size} elements, dst has {dst.size}", operand=f"srcs[{i}]",
+                found=source.size, limit=dst.size,
+            )  # fmt: skip
+    flags, rows, free, run = dma_flags(dst, sources[0], dge.none)
+    index = tuple(t.indirect.index for t in (*sources, dst) if t.indirect is not None)
+    context.current().issue(
+        DMA_COMPUTE, Engine.UNKNOWN, (dst,), (*sources, *index), free=free, partitions=rows, aux=run,
+        nbytes=dst.size * dst.dtype.itemsize * len(sources), flags=flags | Flag.DMA_RMW,
+        params={"skip": getattr(oob_mode, "name", oob_mode) == "skip", "sources": len(sources)},
+    )  # fmt: skip

@@ -1,0 +1,222 @@
+"""Checks that many instructions share: what an operand is, where it lies, how shapes must agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.sim import context
+from tools.sim.dtypes import DType
+from tools.sim.instruction import Engine
+from tools.sim.isa.enums import engine as engine_enum
+from tools.sim.tensor import Tensor
+
+
+def tensor(value: Any, name: str, *, api: str) -> Tensor:
+    """`value`, which must be a tensor."""
+    if not isinstance(value, Tensor):
+        context.fail(
+            "KW-OPERAND-TYPE",
+            f"{api}: {name} is {type(value).__name__} {value!r}, not a tensor"[:300],
+            operand=name,
+            found=type(value).__name__,
+            fix=f"pass a tensor or a slice of one as {name}",
+        )
+    return value
+
+
+def on_chip(value: Any, name: str, *, api: str, sbuf_only: bool = False) -> Tensor:
+    """`value`, which must be a tile in SBUF or PSUM with at most 128 partitions."""
+    tile = value if isinstance(value, Tensor) else tensor(value, name, api=api)
+    space = tile.buffer.space
+    if not tile.buffer.on_chip:
+        context.fail(
+            "KW-PLACEMENT",
+            f"{api}: {name} lies in {space.upper()}; engines read and write only SBUF and PSUM",
+            operand=name,
+            found=space,
+            limit="sbuf" if sbuf_only else "sbuf or psum",
+            fix=f"nisa.dma_copy it into an SBUF tile first" if name != "dst" else "write an SBUF tile, then dma_copy it out",
+        )
+    if sbuf_only and space != "sbuf":
+        context.fail(
+            "KW-PLACEMENT",
+            f"{api}: {name} lies in PSUM but must be in SBUF",
+            operand=name,
+            found=space,
+            limit="sbuf",
+            fix="tensor_copy it to an SBUF tile first",
+        )
+    limit = context.current().machine.partitions
+    if tile.shape[0] > limit:
+        context.fail(
+            "KW-PARTITION-LIMIT",
+            f"{api}: {name} partition dimension {tile.shape[0]} exceeds maximum {limit}",
+            operand=name,
+            found=tile.shape[0],
+            limit=limit,
+            fix=f"tile dimension 0 into pieces of {limit}",
+        )
+    return tile
+
+
+def pick_engine(value: Any, allowed: tuple[Engine, ...], *, api: str) -> Engine:
+    """The engine asked for; the first allowed one when none was."""
+    if value is None:
+        return allowed[0]
+    chosen = value.value if isinstance(value, engine_enum) else value
+    if not isinstance(chosen, Engine):
+        context.fail(
+            "KW-ENGINE", f"{api}: engine={value!r} is no engine", operand="engine", fix="use nisa.vector_engine and the like"
+        )
+    if chosen is Engine.UNKNOWN:
+        return allowed[0]
+    if chosen not in allowed:
+        names = ", ".join(f"nisa.{e.name.lower()}_engine" for e in allowed)
+        context.fail(
+            "KW-ENGINE",
+            f"{api} can't run on the {chosen.name.title()} Engine",
+            operand="engine",
+            found=chosen.name.lower(),
+            limit=names,
+            fix=f"use {names}",
+        )
+    return chosen
+
+
+def forbid_psum_on_gpsimd(engine: Engine, tiles: tuple[Tensor, ...], *, api: str) -> None:
+    """GpSimd has no path to PSUM (architecture guide, memory reachability)."""
+    if engine is Engine.GPSIMD:
+        for tile in tiles:
+            if tile.buffer.space == "psum":
+                context.fail(
+                    "KW-GPSIMD-PSUM",
+                    f"{api}: the GpSimd Engine can't access PSUM ({tile!r})",
+                    operand=tile.name,
+                    fix="use the Vector or Scalar Engine, or copy the tile to SBUF first",
+                )
+
+
+def forbid_two_psum(a: Tensor, b: Tensor, names: tuple[str, str], *, api: str) -> None:
+    """Vector instructions may read only one of two tensor inputs from PSUM (ISA: tensor_tensor and kin)."""
+    if a.buffer.space == "psum" and b.buffer.space == "psum":
+        context.fail(
+            "KW-TWO-PSUM",
+            f"{api}: {names[0]} and {names[1]} are both in PSUM; at most one input may be",
+            operand=names[1],
+            fix=f"tensor_copy {names[1]} to SBUF first",
+        )
+
+
+def same_partitions(*named: tuple[str, Tensor], api: str) -> int:
+    """The common partition count of all operands."""
+    first_name, first = named[0]
+    p = first.shape[0]
+    for name, tile in named[1:]:
+        if tile.shape[0] != p:
+            context.fail(
+                "KW-PARTITION-MISMATCH",
+                f"{api}: {name} has {tile.shape[0]} partitions, {first_name} has {p}",
+                operand=name,
+                found=tile.shape[0],
+                limit=p,
+                fix="slice both to the same partitions; move data across partitions by DMA, transpose or matmul",
+            )
+    return p
+
+
+def same_free(*named: tuple[str, Tensor], api: str) -> int:
+    """The common number of elements per partition of all operands."""
+    first_name, first = named[0]
+    n = first.size // first.shape[0]
+    for name, tile in named[1:]:
+        m = tile.size // tile.shape[0]
+        if m != n:
+            hint = "broadcast it: use tensor_scalar for a [P, 1] operand, or .broadcast_to" if m == 1 else "make the shapes equal"
+            context.fail(
+                "KW-SHAPE-MISMATCH",
+                f"{api}: {name} {list(tile.shape)} has {m} elements a partition, {first_name} {list(first.shape)} has {n}",
+                operand=name,
+                found=m,
+                limit=n,
+                fix=hint,
+            )
+    return n
+
+
+def lane_scalar(value: Any, name: str, partitions: int, *, api: str, fp32: bool = True) -> Tensor | float:
+    """An operand that is one number for all lanes, or a [P, 1] tile with one number a lane."""
+    if isinstance(value, Tensor):
+        tile = on_chip(value, name, api=api)
+        if tile.size != tile.shape[0]:
+            context.fail(
+                "KW-LANE-SCALAR",
+                f"{api}: {name} {list(tile.shape)} must have one element a partition",
+                operand=name,
+                found=list(tile.shape),
+                limit=f"[{partitions}, 1]",
+                fix="pass a [P, 1] tile; use tensor_tensor for full tiles",
+            )
+        if tile.shape[0] != partitions:
+            same_partitions(("data", _Like(partitions)), (name, tile), api=api)  # type: ignore[arg-type]
+        return tile
+    if isinstance(value, bool | int | float | np.integer | np.floating):
+        return value  # type: ignore[return-value]
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return float(value.reshape(-1)[0])
+    resolve = getattr(value, "__index_value__", None)
+    if resolve is not None:
+        return float(resolve())
+    context.fail(
+        "KW-OPERAND-TYPE",
+        f"{api}: {name} is {type(value).__name__}, not a number or a [P, 1] tile",
+        operand=name,
+        fix="pass a Python number or a [P, 1] tile",
+    )
+
+
+class _Like:
+    """Stands for a tile of which only the partition count matters."""
+
+    def __init__(self, partitions: int) -> None:
+        self.shape = (partitions, 1)
+
+
+def lane_values(value: Tensor | float, ndim: int) -> Any:
+    """The number, or the lanes' numbers as float32 [P, 1, ...] ready to broadcast over `ndim` dimensions."""
+    if isinstance(value, Tensor):
+        return value.read_float().reshape(value.shape[0], *([1] * (ndim - 1)))
+    return np.float32(value)
+
+
+def lane_bits(value: Tensor | float, ndim: int, dtype: np.dtype[Any]) -> Any:
+    """Like `lane_values` for bitwise operators: raw integers of `dtype`."""
+    if isinstance(value, Tensor):
+        return value.read().reshape(value.shape[0], *([1] * (ndim - 1)))
+    return np.array(int(value)).astype(dtype)
+
+
+def shaped(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """`values` under `shape` (same number of elements)."""
+    return values if values.shape == shape else values.reshape(shape)
+
+
+def is_tensor(*values: Any) -> tuple[Tensor, ...]:
+    """Those of `values` that are tensors."""
+    return tuple(v for v in values if isinstance(v, Tensor))
+
+
+def require_dtype(tile: Tensor, name: str, allowed: tuple[DType, ...], *, api: str) -> None:
+    """Refuse a tile of another type."""
+    if tile.dtype not in allowed:
+        names = ", ".join(map(str, allowed))
+        context.fail(
+            "KW-DTYPE",
+            f"{api}: {name} is {tile.dtype}; it must be one of {names}",
+            operand=name,
+            found=str(tile.dtype),
+            limit=names,
+            fix="allocate or cast it to a supported type",
+        )

@@ -1,0 +1,347 @@
+"""Tensor Engine (PE): 128x128 systolic matmul accumulating in PSUM, and transposes.
+
+nc_matmul(dst[M, N], stationary[K, M], moving[K, N]) computes stationary^T @ moving. Low-precision products are exact in
+float32; accumulation is float32 (NKI ISA reference). Order of accumulation isn't specified.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tools.sim import context, dtypes
+from tools.sim.core import common_flags
+from tools.sim.instruction import Engine, Flag, opcode
+from tools.sim.isa.enums import matmul_perf_mode
+from tools.sim.isa.operands import on_chip, pick_engine, shaped
+from tools.sim.tensor import Tensor
+
+_FP8 = (dtypes.float8_e4m3, dtypes.float8_e4m3fn, dtypes.float8_e5m2)
+_MATMUL_TYPES = (dtypes.float32, dtypes.tfloat32, dtypes.bfloat16, dtypes.float16, *_FP8)
+
+
+def round_tf32(values: Any) -> Any:
+    """float32 values rounded to the 10 mantissa bits of tfloat32, to nearest even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    odd = (bits >> np.uint32(13)) & np.uint32(1)
+    rounded = (bits + np.uint32(0x0FFF) + odd) & np.uint32(0xFFFFE000)
+    special = (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
+    return np.where(special, bits, rounded).view(np.float32)
+
+
+def _operand(tile: Tensor) -> Any:
+    values = tile.read_cached()
+    return round_tf32(values) if tile.dtype is dtypes.tfloat32 else values
+
+
+@opcode("nc_matmul", Engine.TENSOR, kind="matmul", cost="matmul", source="ISA nc_matmul; architecture guide, Tensor Engine")
+def NC_MATMUL(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], mode: str, double_row: bool) -> None:
+    """dst = (or +=) stationary^T @ moving, accumulated in float32."""
+    dst, (stationary, moving) = outs[0], ins
+    if double_row:
+        k = stationary.shape[0]
+        a = stationary.read_float().reshape(k, 2, -1).transpose(1, 0, 2).reshape(2 * k, -1)
+        b = moving.read_float().reshape(k, 2, -1).transpose(1, 0, 2).reshape(2 * k, -1)
+    else:
+        a, b = _operand(stationary), _operand(moving)
+    store_product(dst, a, b, mode)
+
+
+def store_product(dst: Tensor, a: Any, b: Any, mode: str) -> None:
+    """Write or add a^T @ b to a PSUM view; `mode` is `set`, `add` or `merge` (add only where a group is running)."""
+    target = dst.view()
+    plain = target.ndim == 2 and target.dtype == np.float32
+    if mode == "set":
+        if plain and target.flags.c_contiguous:
+            np.matmul(a.T, b, out=target)
+            dst.wrote()
+        else:
+            dst.write(shaped(a.T @ b, dst.shape))
+        return
+    product = a.T @ b
+    if mode == "merge":
+        running = group_map(dst)
+        old = np.where(shaped(running, dst.shape), target.astype(np.float32), np.float32(0))
+        dst.write(old + shaped(product, dst.shape))
+    elif plain:
+        target += product
+        dst.wrote()
+    else:
+        dst.write(target.astype(np.float32) + shaped(product, dst.shape))
+
+
+def group_map(dst: Tensor) -> Any:
+    """Which elements of a PSUM view already belong to a running accumulation group."""
+    buffer = dst.buffer
+    assert buffer.groups is not None
+    size = (buffer.data.size if buffer.data is not None else 0) // buffer.scale
+    marks = np.zeros(size, np.uint8)
+    for offset, shape, strides, item in buffer.groups:
+        np.ndarray(shape, f"V{item}", marks, offset * item, tuple(s * item for s in strides))[...] = np.array(
+            b"\1" * item, f"V{item}"
+        )
+    item = dst.dtype.itemsize
+    return np.ndarray(dst.shape, np.uint8, marks, dst.offset * item, tuple(s * item for s in dst.strides)) != 0
+
+
+def accumulation_mode(dst: Tensor, accumulate: bool | None) -> str:
+    """Resolve `accumulate` against the groups that run in this PSUM buffer, and note this write.
+
+    None: the first matmul write to a location since its allocation overwrites, later ones add (ISA nc_matmul).
+    """
+    buffer = dst.buffer
+    key = (dst.offset, dst.shape, dst.strides, dst.dtype.itemsize)
+    groups = buffer.groups
+    if groups is None:
+        groups = buffer.groups = {}
+    if accumulate is not None:
+        if accumulate and not groups and not buffer.from_data and buffer.pending and buffer.written is None:
+            context.warn(
+                "KW-PSUM-ACCUMULATE",
+                f"accumulate=True adds to {dst!r}, which no matmul has written",
+                operand="dst",
+                fix="start the group with accumulate=False (or None on a fresh tile)",
+            )
+        groups[key] = True
+        return "add" if accumulate else "set"
+    if key in groups:
+        return "add"
+    mode = "set"
+    region = dst.region()
+    for offset, shape, strides, item in groups:
+        other = Tensor(buffer, shape, dst.dtype, offset, strides).region() if item == dst.dtype.itemsize else None
+        if other is None or (
+            other[0] < region[1] and region[0] < other[1] and other[2] < region[3] and region[2] < other[3]
+        ):
+            mode = "merge"
+            break
+    groups[key] = True
+    return mode
+
+
+def _flat2(tile: Tensor) -> tuple[int, int]:
+    return tile.shape[0], tile.size // tile.shape[0]
+
+
+def nc_matmul(
+    dst: Tensor,
+    stationary: Tensor,
+    moving: Tensor,
+    is_stationary_onezero: bool = False,
+    is_moving_onezero: bool = False,
+    is_transpose: bool = False,
+    accumulate: bool | None = None,
+    tile_position: Any = (),
+    tile_size: Any = (),
+    perf_mode: Any = matmul_perf_mode.none,
+    name: str | None = None,
+) -> None:
+    """dst[M, N] (PSUM) = or += stationary[K, M]^T @ moving[K, N].
+
+    Args:
+        dst: PSUM tile [M, N]; float32, or on trn3 bfloat16; in transpose mode the type of the moving data.
+        stationary: SBUF tile [K, M], K and M at most 128.
+        moving: SBUF tile [K, N], N at most 512 (trn3: 4096 for float32 results).
+        is_stationary_onezero, is_moving_onezero: the operand holds only 0 and 1 (speed hint for float32).
+        is_transpose: pass-through of the moving data by an identity stationary (bit-exact).
+        accumulate: False overwrites, True adds, None overwrites on the first write since allocation and then adds.
+        tile_position, tile_size: PE tiling; limits only, no effect on values.
+        perf_mode: double_row takes fp8 operands [K, 2, M] and [K, 2, N], contracting over 2K.
+    """
+    api = "nc_matmul"
+    core = context.current()
+    machine = core.machine
+    dst = on_chip(dst, "dst", api=api)
+    stationary = on_chip(stationary, "stationary", api=api, sbuf_only=True)
+    moving = on_chip(moving, "moving", api=api, sbuf_only=True)
+    if dst.buffer.space != "psum":
+        context.fail(
+            "KW-MATMUL-DST", f"{api}: dst lies in {dst.space.upper()}; the Tensor Engine writes only PSUM", operand="dst",
+            found=dst.space, limit="psum", fix="allocate dst with buffer=nl.psum, then tensor_copy it to SBUF",
+        )  # fmt: skip
+    k, m = _flat2(stationary)
+    k2, n = _flat2(moving)
+    double_row = getattr(perf_mode, "name", perf_mode) in ("double_row", "double_row_gen3")
+    if double_row:
+        _check_double_row(stationary, moving, machine.generation)
+        m, n = m // 2, n // 2
+    if k != k2:
+        context.fail(
+            "KW-MATMUL-K",
+            f"{api}: stationary has {k} partitions, moving has {k2}; both carry the contraction dimension",
+            operand="moving",
+            found=k2,
+            limit=k,
+            fix="lay both operands out as [K, ...] with the contraction on partitions (nc_transpose or dma_transpose)",
+        )
+    if m > machine.gemm_stationary_fmax:
+        context.fail(
+            "KW-MATMUL-STATIONARY", f"{api}: stationary free size {m} exceeds {machine.gemm_stationary_fmax}",
+            operand="stationary", found=m, limit=machine.gemm_stationary_fmax, fix="tile M into pieces of 128",
+        )  # fmt: skip
+    limit = machine.gemm_moving_fmax
+    if machine.generation >= 4:
+        limit = 8192 if dst.dtype.itemsize == 2 else 4096
+    if n > limit:
+        context.fail(
+            "KW-MATMUL-MOVING", f"{api}: moving free size {n} exceeds {limit}", operand="moving", found=n, limit=limit,
+            fix=f"tile N into pieces of {limit}",
+        )  # fmt: skip
+    if _flat2(dst) != (m, n):
+        context.fail(
+            "KW-MATMUL-SHAPE",
+            f"{api}: dst is {list(dst.shape)}, stationary^T @ moving is [{m}, {n}]",
+            operand="dst",
+            found=list(dst.shape),
+            limit=[m, n],
+            fix=f"slice dst to [{m}, {n}]",
+        )
+    flags = _matmul_types(dst, stationary, moving, is_transpose, machine.generation)
+    _check_tiling(tile_position, tile_size, machine.generation)
+    if double_row:
+        flags |= Flag.DOUBLE_ROW
+    if is_stationary_onezero or is_moving_onezero:
+        flags |= Flag.ONEZERO
+    if is_transpose:
+        flags |= Flag.TRANSPOSE
+    mode = accumulation_mode(dst, accumulate if not is_transpose else (accumulate or False))
+    if mode != "set":
+        flags |= Flag.ACCUMULATE
+    core.issue(
+        NC_MATMUL, Engine.TENSOR, (dst,), (stationary, moving), free=n, partitions=k, aux=m, flags=flags,
+        update=mode != "set", params={"mode": mode, "double_row": double_row},
+    )  # fmt: skip
+
+
+def _check_double_row(stationary: Tensor, moving: Tensor, generation: int) -> None:
+    for tile, label in ((stationary, "stationary"), (moving, "moving")):
+        if generation < 3 or tile.dtype not in _FP8 or tile.ndim < 3 or tile.shape[1] != 2:
+            context.fail(
+                "KW-DOUBLE-ROW",
+                f"nc_matmul: double_row needs fp8 operands [K, 2, F] on trn2 or later; {label} is {tile!r}",
+                operand=label,
+                fix="cast to fp8 and give the free dimensions as [2, F], or drop perf_mode",
+            )
+
+
+def _check_tiling(position: Any, size: Any, generation: int) -> None:
+    if not size:
+        return
+    rows, columns = (int(n) for n in size)
+    legal = (32, 64, 128) if generation >= 3 else (64, 128)
+    row, column = (int(n) for n in position) if position else (0, 0)
+    if rows not in legal or columns not in legal or row % rows or column % columns or row + rows > 128 or column + columns > 128:
+        context.fail(
+            "KW-PE-TILE",
+            f"nc_matmul: tile_position {position} with tile_size {size} isn't a tile of the PE array",
+            operand="tile_position",
+            found=str(position),
+            limit=f"sizes {legal}, positions at multiples of the size",
+            fix="use sizes 32 (trn2 and later), 64 or 128 at multiples of themselves",
+        )
+
+
+def _matmul_types(dst: Tensor, stationary: Tensor, moving: Tensor, is_transpose: bool, generation: int) -> int:
+    a, b = stationary.dtype, moving.dtype
+    if is_transpose:
+        if dst.dtype.itemsize != b.itemsize and not (b.itemsize == 1 and dst.dtype.itemsize == 2):
+            _transpose_dtype(dst, moving, generation)
+        return Flag.FP32 if b.itemsize == 4 else 0
+    for tile, label in ((stationary, "stationary"), (moving, "moving")):
+        if tile.dtype not in _MATMUL_TYPES:
+            context.fail(
+                "KW-MATMUL-DTYPE", f"nc_matmul: {label} is {tile.dtype}; the PE takes {', '.join(map(str, _MATMUL_TYPES))}",
+                operand=label, found=str(tile.dtype), fix="cast it to a float type",
+            )  # fmt: skip
+    wide_a, wide_b = a.itemsize == 4, b.itemsize == 4
+    if wide_a != wide_b:
+        context.fail(
+            "KW-MATMUL-DTYPE",
+            f"nc_matmul: stationary is {a} and moving is {b}; float32 can only be paired with float32 or tfloat32",
+            operand="moving",
+            found=str(b),
+            limit=str(a),
+            fix="cast one operand so that both are float32, or neither is",
+        )
+    if {a, b} == {dtypes.float8_e4m3, dtypes.float8_e4m3fn}:
+        context.fail("KW-MATMUL-DTYPE", "nc_matmul: float8_e4m3 and float8_e4m3fn can't be mixed", operand="moving")
+    if dst.dtype is not dtypes.float32 and not (generation >= 4 and dst.dtype is dtypes.bfloat16):
+        context.fail(
+            "KW-MATMUL-DST-DTYPE",
+            f"nc_matmul: dst is {dst.dtype}; it must be float32 before trn3",
+            operand="dst",
+            found=str(dst.dtype),
+            limit="float32",
+            fix="allocate the PSUM tile as nl.float32 and cast when copying it out",
+        )
+    flags = 0
+    if wide_a and dtypes.float32 in (a, b):
+        flags |= Flag.FP32
+    if a.itemsize == 1 and b.itemsize == 1:
+        flags |= Flag.FP8
+    return flags
+
+
+def _transpose_dtype(dst: Tensor, data: Tensor, generation: int) -> None:
+    context.fail(
+        "KW-TRANSPOSE-DTYPE",
+        f"transpose: dst is {dst.dtype} but data is {data.dtype}; they must be equal",
+        operand="dst",
+        found=str(dst.dtype),
+        limit=str(data.dtype),
+        fix=f"allocate dst as {data.dtype}",
+    )
+
+
+@opcode("nc_transpose", Engine.TENSOR, Engine.VECTOR, kind="matmul", cost="transpose", source="ISA nc_transpose")
+def NC_TRANSPOSE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...]) -> None:
+    """dst[F, P] = data[P, F] transposed, bit for bit."""
+    dst, data = outs[0], ins[0]
+    dst.write(shaped(data.read().reshape(data.shape[0], -1).T, dst.shape))
+
+
+def nc_transpose(dst: Tensor, data: Tensor, engine: Any = None, name: str | None = None) -> None:
+    """dst[F, P] = data[P, F] with partition and free dimensions swapped.
+
+    Args:
+        dst: tile [F, P]; PSUM for the Tensor Engine; dtype equal to data's.
+        data: tile [P, F]; at most 128x128 on the Tensor Engine (from SBUF), 32x32 on the Vector Engine.
+        engine: by default the Tensor Engine when dst is in PSUM, else the Vector Engine.
+    """
+    api = "nc_transpose"
+    core = context.current()
+    dst = on_chip(dst, "dst", api=api)
+    data = on_chip(data, "data", api=api)
+    p, f = _flat2(data)
+    default = (Engine.TENSOR, Engine.VECTOR) if dst.buffer.space == "psum" else (Engine.VECTOR, Engine.TENSOR)
+    if default[0] is Engine.TENSOR and data.buffer.space == "psum":
+        default = (Engine.VECTOR, Engine.TENSOR)
+    unit = pick_engine(engine, default, api=api)
+    limit = 128 if unit is Engine.TENSOR else 32
+    if p > limit or f > limit:
+        context.fail(
+            "KW-TRANSPOSE-SIZE",
+            f"{api}: data {list(data.shape)} is larger than {limit}x{limit}, the {unit.name.title()} Engine's limit",
+            operand="data",
+            found=[p, f],
+            limit=[limit, limit],
+            fix="transpose in pieces" + (", or put dst in PSUM to use the Tensor Engine" if limit == 32 else ""),
+        )
+    if _flat2(dst) != (f, p):
+        context.fail(
+            "KW-SHAPE-MISMATCH", f"{api}: dst is {list(dst.shape)}, the transpose of data is [{f}, {p}]", operand="dst",
+            found=list(dst.shape), limit=[f, p], fix=f"give dst the shape [{f}, {p}]",
+        )  # fmt: skip
+    if unit is Engine.TENSOR:
+        if data.buffer.space != "sbuf" or dst.buffer.space != "psum":
+            context.fail(
+                "KW-PLACEMENT", f"{api}: the Tensor Engine reads SBUF and writes PSUM; data is in {data.space}, dst in "
+                f"{dst.space}", operand="dst", fix="put data in SBUF and dst in PSUM, or use the Vector Engine",
+            )  # fmt: skip
+        if dst.dtype.itemsize != data.dtype.itemsize:
+            _transpose_dtype(dst, data, core.machine.generation)
+    flags = common_flags(dst, data) | Flag.TRANSPOSE | (Flag.FP32 if data.dtype.itemsize == 4 else 0)
+    if dst.buffer.groups is None and dst.buffer.space == "psum":
+        dst.buffer.groups = {}
+    core.issue(NC_TRANSPOSE, unit, (dst,), (data,), free=p if unit is Engine.TENSOR else f, partitions=p, aux=f, flags=flags)
