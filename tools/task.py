@@ -73,9 +73,7 @@ class Goal(Frozen):
                 return cls(kind=GoalKind.LATENCY, value=value)
         elif (match := re.fullmatch(r"speedup>=?(\d*\.?\d+)x?", squeezed)) and float(match[1]) > 0:
             return cls(kind=GoalKind.SPEEDUP, value=float(match[1]))
-        raise ValueError(
-            f"goal {text!r} isn't understood; write roofline>=0.6, latency<=120us, speedup>=2 or correct"
-        )
+        raise ValueError(f"goal {text!r} isn't understood; write roofline>=0.6, latency<=120us, speedup>=2 or correct")
 
     def __str__(self) -> str:
         if self.kind is GoalKind.ROOFLINE:

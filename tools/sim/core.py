@@ -142,10 +142,16 @@ class Core:
         self.launch.reported.add(key)
         self.launch.diagnostics.append(
             Diagnostic(
-                code=code, message=message, severity=severity, where=where, operand=operand, found=found, limit=limit,
+                code=code,
+                message=message,
+                severity=severity,
+                where=where,
+                operand=operand,
+                found=found,
+                limit=limit,
                 fix=fix,
             )
-        )  # fmt: skip
+        )
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -257,10 +263,19 @@ class Core:
         )
         buffers.append(
             BufferInfo(
-                buffer.id, name, space, shape, str(dtype), partitions, row_bytes, buffer.line, self.index,
-                buffer.address, buffer.role,
+                buffer.id,
+                name,
+                space,
+                shape,
+                str(dtype),
+                partitions,
+                row_bytes,
+                buffer.line,
+                self.index,
+                buffer.address,
+                buffer.role,
             )
-        )  # fmt: skip
+        )
         return buffer
 
     def wrap(self, array: NDArray[Any], name: str, role: str = "input") -> Tensor:
@@ -269,9 +284,15 @@ class Core:
         shape = array.shape if array.ndim else (1,)
         exact = self.exact and kind.is_float and kind.itemsize < 4
         buffer = self.new_buffer(
-            "shared_hbm" if self.launch.dialect == "nki" else "hbm", name, tuple(shape), kind, 1,
-            prod(shape) * kind.itemsize, role=role, storage=np.dtype(np.float32) if exact else None,
-        )  # fmt: skip
+            "shared_hbm" if self.launch.dialect == "nki" else "hbm",
+            name,
+            tuple(shape),
+            kind,
+            1,
+            prod(shape) * kind.itemsize,
+            role=role,
+            storage=np.dtype(np.float32) if exact else None,
+        )
         if self.data:
             if exact:
                 buffer.allocate()
@@ -323,9 +344,7 @@ class Core:
             operands.extend((tensor.buffer.id, 2, *region, tensor.dtype.code))
         n = len(outs) + len(ins)
         builder.operand_count = count + n
-        self._rows.extend(
-            (op.code, engine, self.line_id(), self.index, partitions, free, aux, nbytes, flags, count, n)
-        )
+        self._rows.extend((op.code, engine, self.line_id(), self.index, partitions, free, aux, nbytes, flags, count, n))
         if len(self._rows) > self._limit:
             context.fail(
                 "KW-INSTRUCTION-LIMIT",

@@ -107,7 +107,12 @@ def simulate(
     launch = Launch(
         machine(target),
         SimOptions(
-            data=data, precision=precision, strict=strict, seed=seed, max_instructions=max_instructions, max_bytes=max_bytes
+            data=data,
+            precision=precision,
+            strict=strict,
+            seed=seed,
+            max_instructions=max_instructions,
+            max_bytes=max_bytes,
         ),
         files=loaded.files,
         dialect=loaded.dialect,
@@ -151,7 +156,7 @@ class _Run:
             return self.loaded.function(*args, **kwargs)
         except (KernelError, UnsupportedError):
             raise
-        except Exception as error:  # noqa: BLE001 - kernel source may raise anything; blame() re-raises our own bugs
+        except Exception as error:
             raise blame(error, self.loaded.files) from error
 
     # -- arguments ---------------------------------------------------------------------------------------------------
@@ -178,7 +183,12 @@ class _Run:
             return type(value)(self._convert(v, f"{name}[{i}]") for i, v in enumerate(value))
         if isinstance(value, dict) and any(isinstance(v, np.ndarray) for v in value.values()):
             return {k: self._convert(v, f"{name}[{k!r}]") for k, v in value.items()}
-        if hasattr(value, "__array__") and hasattr(value, "dtype") and hasattr(value, "shape") and not np.isscalar(value):
+        if (
+            hasattr(value, "__array__")
+            and hasattr(value, "dtype")
+            and hasattr(value, "shape")
+            and not np.isscalar(value)
+        ):
             return self._wrap(np.asarray(value), name)
         return value
 

@@ -240,7 +240,9 @@ class TraceBuilder:
     def finish(self, sources: dict[str, str], dialect: str, cores: int = 1) -> Trace:
         """The trace recorded so far."""
         width, owidth = len(Inst), len(Operand)
-        rows = np.frombuffer(self.rows, dtype=np.int64).reshape(-1, width) if self.rows else np.empty((0, width), np.int64)
+        rows = (
+            np.frombuffer(self.rows, dtype=np.int64).reshape(-1, width) if self.rows else np.empty((0, width), np.int64)
+        )
         ops = (
             np.frombuffer(self.operand_rows, dtype=np.int64).reshape(-1, owidth)
             if self.operand_rows

@@ -180,9 +180,7 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
             total = float((end[rows] - timeline.start_ns[rows]).sum())
             share = 100 * busy / timeline.latency_us if latency else 0.0
             engines.append(
-                EngineUse(
-                    ENGINE_NAMES[index], core, busy, timeline.latency_us - busy, share, len(rows), total / 1e3
-                )
+                EngineUse(ENGINE_NAMES[index], core, busy, timeline.latency_us - busy, share, len(rows), total / 1e3)
             )
     dma = np.flatnonzero(cost.is_dma)
     dma_active = covered(timeline.data_start_ns[dma], timeline.data_end_ns[dma])

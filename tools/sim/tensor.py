@@ -474,9 +474,7 @@ class Tensor:
                 f"permute{order} moves the partition dimension of {self!r}",
                 fix="use nc_transpose or dma_transpose to move data across partitions",
             )
-        return self._derive(
-            tuple(self.shape[d] for d in order), tuple(self.strides[d] for d in order), self.offset
-        )
+        return self._derive(tuple(self.shape[d] for d in order), tuple(self.strides[d] for d in order), self.offset)
 
     def reinterpret_cast(self, dtype: Any) -> Tensor:
         """The same bytes as another type; the last dimension is scaled by the ratio of sizes."""
@@ -487,7 +485,11 @@ class Tensor:
         last = self.shape[-1] * old_size
         if self.strides[-1] != 1 and self.shape[-1] != 1:
             context.fail("KW-VIEW", f"view({new}) needs a contiguous last dimension; {self!r} is strided")
-        if last % new_size or any(s * old_size % new_size for s in self.strides[:-1]) or self.offset * old_size % new_size:
+        if (
+            last % new_size
+            or any(s * old_size % new_size for s in self.strides[:-1])
+            or self.offset * old_size % new_size
+        ):
             context.fail(
                 "KW-VIEW",
                 f"{self.shape[-1]} elements of {self.dtype} are no whole number of {new} elements",
@@ -536,9 +538,7 @@ def _expand(key: tuple[Any, ...], tensor: Tensor) -> tuple[Any, ...]:
     ndim = tensor.ndim
     dots = [i for i, k in enumerate(key) if k is Ellipsis]
     if any(k is None for k in key):
-        context.fail(
-            "KW-INDEX-TYPE", f"{tensor!r} can't be indexed with None", fix="reshape instead of adding an axis"
-        )
+        context.fail("KW-INDEX-TYPE", f"{tensor!r} can't be indexed with None", fix="reshape instead of adding an axis")
     if len(dots) > 1 or len(key) - len(dots) > ndim:
         context.fail(
             "KW-INDEX-RANK",

@@ -14,6 +14,7 @@ from tools.sim.frontend.jit import make_jit
 from tools.sim.frontend.modules import make
 from tools.sim.isa import control, dma, enums, gpsimd, scalar, tensor, vector
 from tools.sim.isa.ops import OpHandle
+from tools.sim.tensor import Tensor
 
 REMOVED = ("benchmark", "profile", "baremetal", "simulate_kernel", "trace")
 """Beta-1 tools that the current namespace refuses by name (release notes 2.28)."""
@@ -21,17 +22,35 @@ REMOVED = ("benchmark", "profile", "baremetal", "simulate_kernel", "trace")
 ISA: dict[str, Any] = {
     function.__name__: function
     for function in (
-        tensor.nc_matmul, tensor.nc_transpose,
-        vector.tensor_copy, vector.memset, vector.tensor_tensor, vector.tensor_scalar, vector.scalar_tensor_tensor,
-        vector.tensor_reduce, vector.tensor_scalar_reduce, vector.reciprocal, vector.bn_stats, vector.bn_aggr,
-        vector.tensor_copy_predicated, vector.tensor_tensor_scan,
-        scalar.activation, scalar.activation_reduce,
-        gpsimd.iota, gpsimd.affine_select, gpsimd.tensor_partition_reduce,
-        dma.dma_copy, dma.dma_transpose, dma.dma_compute,
-        control.register_alloc, control.register_load, control.register_move, control.register_store,
+        tensor.nc_matmul,
+        tensor.nc_transpose,
+        vector.tensor_copy,
+        vector.memset,
+        vector.tensor_tensor,
+        vector.tensor_scalar,
+        vector.scalar_tensor_tensor,
+        vector.tensor_reduce,
+        vector.tensor_scalar_reduce,
+        vector.reciprocal,
+        vector.bn_stats,
+        vector.bn_aggr,
+        vector.tensor_copy_predicated,
+        vector.tensor_tensor_scan,
+        scalar.activation,
+        scalar.activation_reduce,
+        gpsimd.iota,
+        gpsimd.affine_select,
+        gpsimd.tensor_partition_reduce,
+        dma.dma_copy,
+        dma.dma_transpose,
+        dma.dma_compute,
+        control.register_alloc,
+        control.register_load,
+        control.register_move,
+        control.register_store,
         control.get_nc_version,
     )
-}  # fmt: skip
+}
 """Every instruction of `nki.isa`, by name."""
 
 ENUMS: dict[str, Any] = {
@@ -58,13 +77,22 @@ def build() -> dict[str, ModuleType]:
     nisa.VirtualRegister = control.Register  # type: ignore[attr-defined]
     typing = make("nki.typing", "Annotations.", tensor=language.Annotation(), mutable_tensor=language.Annotation())
     dtype = make("nki.dtype", "Data types.", **{str(d): d for d in dtypes.ALL})
-    tensor_module = make("nki.tensor", "The tensor class.", Tensor=language.Tensor, NkiTensor=language.Tensor)
+    tensor_module = make("nki.tensor", "The tensor class.", Tensor=Tensor, NkiTensor=Tensor)
     compiler = make("nki.compiler", "Compiler hints.", **language.COMPILER_HINTS)
     nki = make(
-        "nki", "Neuron Kernel Interface.", jit=make_jit("nki"), language=nl, isa=nisa, typing=typing, dtype=dtype,
-        tensor=tensor_module, compiler=compiler, simulate=language.simulate, cpu_simulate=language.simulate,
+        "nki",
+        "Neuron Kernel Interface.",
+        jit=make_jit("nki"),
+        language=nl,
+        isa=nisa,
+        typing=typing,
+        dtype=dtype,
+        tensor=tensor_module,
+        compiler=compiler,
+        simulate=language.simulate,
+        cpu_simulate=language.simulate,
         __version__="0.6.0",
-    )  # fmt: skip
+    )
     for name in REMOVED:
         nki.__dict__[name] = language.removed(name)
     modules = (nki, nl, nisa, constants, typing, dtype, tensor_module, compiler)

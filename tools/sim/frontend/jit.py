@@ -40,7 +40,9 @@ class JitKernel:
         if context.find() is not None:
             if self.grid and self.dialect == "neuronxcc.nki":
                 context.fail(
-                    "KW-NESTED-GRID", "a kernel called inside a kernel can't have a grid", fix="drop the [grid] of the inner call"
+                    "KW-NESTED-GRID",
+                    "a kernel called inside a kernel can't have a grid",
+                    fix="drop the [grid] of the inner call",
                 )
             return self.function(*args, **kwargs)
         from tools.sim.execute import run_for_user

@@ -39,7 +39,10 @@ def _space(buffer: Any) -> str:
     if name == "hbm":
         return "private_hbm"
     context.fail(
-        "KW-BUFFER", f"buffer={buffer!r} is no memory", operand="buffer", fix="use nl.sbuf, nl.psum, nl.shared_hbm or nl.private_hbm"
+        "KW-BUFFER",
+        f"buffer={buffer!r} is no memory",
+        operand="buffer",
+        fix="use nl.sbuf, nl.psum, nl.shared_hbm or nl.private_hbm",
     )
 
 
@@ -57,7 +60,10 @@ def ndarray(shape: Any, dtype: Any, buffer: Any = sbuf, name: str = "", address:
     """
     for extra in kwargs:
         context.fail(
-            "KW-ARGUMENT", f"nl.ndarray has no argument {extra!r}", operand=extra, fix="remove it; see the migration guide"
+            "KW-ARGUMENT",
+            f"nl.ndarray has no argument {extra!r}",
+            operand=extra,
+            fix="remove it; see the migration guide",
         )
     core = context.current()
     space = _space(buffer)
@@ -90,9 +96,10 @@ def _shared(shape: tuple[int, ...], dtype: Any, name: str) -> Tensor:
         found = shared[nth]
         if found.shape != shape or found.dtype != _dtype(dtype):
             context.fail(
-                "KW-SHARED-MISMATCH", f"core {core.index} allocates shared_hbm {list(shape)}, the other core {found!r}",
+                "KW-SHARED-MISMATCH",
+                f"core {core.index} allocates shared_hbm {list(shape)}, the other core {found!r}",
                 fix="make both cores allocate the same shared tensors in the same order",
-            )  # fmt: skip
+            )
         return found
     made = core.allocate(shape, _dtype(dtype), "shared_hbm", name=name or "", role="shared")
     shared.append(made)
@@ -266,7 +273,9 @@ def program_id(axis: int = 0) -> int:
     """Coordinate of this program instance in the launch grid."""
     core = context.current()
     if axis >= max(len(core.launch.grid), 1):
-        context.fail("KW-PROGRAM-AXIS", f"program_id({axis}): the grid has {len(core.launch.grid)} dimensions", operand="axis")
+        context.fail(
+            "KW-PROGRAM-AXIS", f"program_id({axis}): the grid has {len(core.launch.grid)} dimensions", operand="axis"
+        )
     return core.program[axis] if core.program else 0
 
 
@@ -366,8 +375,19 @@ def _reduce(name: str, scale: bool = False) -> Callable[..., Tensor]:
         if len(kept) < 2 and not keepdims:
             shape = (kept[0], 1)
         dst = _new(shape, dtype or tile.dtype)
-        vector.tensor_reduce(dst, {"sum": "add", "mean": "add", "max": "maximum", "min": "minimum", "prod": "multiply",
-                                   "all": "logical_and"}.get(name, name), tile, axes)  # fmt: skip
+        vector.tensor_reduce(
+            dst,
+            {
+                "sum": "add",
+                "mean": "add",
+                "max": "maximum",
+                "min": "minimum",
+                "prod": "multiply",
+                "all": "logical_and",
+            }.get(name, name),
+            tile,
+            axes,
+        )
         if scale:
             count = int(np.prod([tile.shape[a] for a in axes]))
             vector.tensor_scalar(dst, dst, "multiply", 1.0 / count)
@@ -380,15 +400,66 @@ def _reduce(name: str, scale: bool = False) -> Callable[..., Tensor]:
 _REDUCTIONS = {n: _reduce(n) for n in ("sum", "max", "min", "prod", "all")} | {"mean": _reduce("mean", scale=True)}
 
 _BINARY_NAMES = (
-    "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "mod", "fmod", "equal", "not_equal", "greater",
-    "greater_equal", "less", "less_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or",
-    "bitwise_xor", "left_shift", "right_shift", "abs_max", "abs_min",
-)  # fmt: skip
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "maximum",
+    "minimum",
+    "power",
+    "mod",
+    "fmod",
+    "equal",
+    "not_equal",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "left_shift",
+    "right_shift",
+    "abs_max",
+    "abs_min",
+)
 _UNARY_NAMES = (
-    "exp", "log", "sqrt", "rsqrt", "reciprocal", "square", "abs", "sign", "relu", "sigmoid", "tanh", "silu", "silu_dx", "gelu",
-    "gelu_dx", "gelu_apprx_tanh", "gelu_apprx_tanh_dx", "gelu_apprx_sigmoid", "gelu_apprx_sigmoid_dx", "softplus", "mish", "erf",
-    "erf_dx", "sin", "cos", "tan", "arctan", "ceil", "floor", "trunc", "negative", "logical_not",
-)  # fmt: skip
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "square",
+    "abs",
+    "sign",
+    "relu",
+    "sigmoid",
+    "tanh",
+    "silu",
+    "silu_dx",
+    "gelu",
+    "gelu_dx",
+    "gelu_apprx_tanh",
+    "gelu_apprx_tanh_dx",
+    "gelu_apprx_sigmoid",
+    "gelu_apprx_sigmoid_dx",
+    "softplus",
+    "mish",
+    "erf",
+    "erf_dx",
+    "sin",
+    "cos",
+    "tan",
+    "arctan",
+    "ceil",
+    "floor",
+    "trunc",
+    "negative",
+    "logical_not",
+)
 
 OPERATORS: dict[str, Any] = {
     **{n: _binary(n) for n in _BINARY_NAMES},
@@ -431,9 +502,11 @@ def matmul(x: Any, y: Any, transpose_x: bool = False) -> Tensor:
     a, b = _tile(x, "x", "nl.matmul"), _tile(y, "y", "nl.matmul")
     if not transpose_x:
         context.fail(
-            "KW-MATMUL-TRANSPOSE", "nl.matmul needs transpose_x=True: the contraction must lie on x's partitions", operand="x",
+            "KW-MATMUL-TRANSPOSE",
+            "nl.matmul needs transpose_x=True: the contraction must lie on x's partitions",
+            operand="x",
             fix="pass x as [K, M] with transpose_x=True",
-        )  # fmt: skip
+        )
     dst = ndarray((a.free_size, b.free_size), dtypes.float32, psum)
     pe.nc_matmul(dst, a, b)
     return dst
@@ -567,11 +640,42 @@ def removed(name: str) -> Callable[..., NoReturn]:
 
 
 PUBLIC = (
-    "sbuf", "psum", "shared_hbm", "private_hbm", "hbm", "ndarray", "full", "zeros", "ones", "zeros_like", "empty_like",
-    "shared_constant", "shared_identity_matrix", "ds", "tile_size", "affine_range", "sequential_range", "static_range",
-    "dynamic_range", "fori_loop", "while_loop", "program_id", "num_programs", "program_ndim", "no_reorder", "device_print",
-    "load", "store", "load_transpose2d", "matmul", "transpose", "broadcast_to", "expand_dims", "where", "NKIObject",
-)  # fmt: skip
+    "sbuf",
+    "psum",
+    "shared_hbm",
+    "private_hbm",
+    "hbm",
+    "ndarray",
+    "full",
+    "zeros",
+    "ones",
+    "zeros_like",
+    "empty_like",
+    "shared_constant",
+    "shared_identity_matrix",
+    "ds",
+    "tile_size",
+    "affine_range",
+    "sequential_range",
+    "static_range",
+    "dynamic_range",
+    "fori_loop",
+    "while_loop",
+    "program_id",
+    "num_programs",
+    "program_ndim",
+    "no_reorder",
+    "device_print",
+    "load",
+    "store",
+    "load_transpose2d",
+    "matmul",
+    "transpose",
+    "broadcast_to",
+    "expand_dims",
+    "where",
+    "NKIObject",
+)
 """Names of this module that `nki.language` offers under the same name."""
 
 __all__ = [*PUBLIC, "OPERATORS"]

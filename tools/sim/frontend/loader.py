@@ -252,7 +252,7 @@ def _guarded(load: Callable[[], Any], filename: str, space: ModuleSpace) -> Any:
         return load()
     except KernelError:
         raise
-    except Exception as error:  # noqa: BLE001 - kernel source may raise anything; blame() re-raises our own bugs
+    except Exception as error:
         raise blame(error, space.files) from error
 
 

@@ -12,7 +12,9 @@ _MODULES: dict[str, ModuleType] = {}
 def is_language_module(name: str) -> bool:
     """Whether `name` belongs to a dialect's namespace."""
     top = name.split(".")[0]
-    return top == "nki" or name == "neuronxcc" or name.startswith("neuronxcc.nki") or name.startswith("neuronxcc.starfish")
+    return (
+        top == "nki" or name == "neuronxcc" or name.startswith("neuronxcc.nki") or name.startswith("neuronxcc.starfish")
+    )
 
 
 def language_module(name: str) -> ModuleType | None:

@@ -68,7 +68,9 @@ def register_load(dst: Any, src: Any, name: str | None = None) -> None:
     register = _register(dst, "dst", "register_load")
     source = tensor(src, "src", api="register_load")
     if source.size != 1:
-        context.fail("KW-SHAPE-MISMATCH", f"register_load: src has {source.size} elements, not 1", operand="src", limit=1)
+        context.fail(
+            "KW-SHAPE-MISMATCH", f"register_load: src has {source.size} elements, not 1", operand="src", limit=1
+        )
     context.current().issue(
         REGISTER_LOAD, Engine.SYNC, (), (source,), free=1, partitions=1, params={"register": register}
     )
@@ -92,7 +94,9 @@ def register_store(dst: Any, src: Any, name: str | None = None) -> None:
     register = _register(src, "src", "register_store")
     target = tensor(dst, "dst", api="register_store")
     if target.size != 1:
-        context.fail("KW-SHAPE-MISMATCH", f"register_store: dst has {target.size} elements, not 1", operand="dst", limit=1)
+        context.fail(
+            "KW-SHAPE-MISMATCH", f"register_store: dst has {target.size} elements, not 1", operand="dst", limit=1
+        )
     context.current().issue(
         REGISTER_STORE, Engine.SYNC, (target,), (), free=1, partitions=1, params={"register": register}
     )

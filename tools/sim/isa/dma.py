@@ -60,7 +60,9 @@ def _row_view(view: Tensor, start: int) -> NDArray[Any]:
 
 
 def _cast(values: NDArray[Any], dst: Tensor, src: Tensor) -> NDArray[Any]:
-    if dst.dtype is src.dtype or dst.dtype.itemsize == src.dtype.itemsize and "packed" in (dst.dtype.kind, src.dtype.kind):
+    if dst.dtype is src.dtype or (
+        dst.dtype.itemsize == src.dtype.itemsize and "packed" in (dst.dtype.kind, src.dtype.kind)
+    ):
         return values
     wide = values.astype(np.float32)
     target = dst.view().dtype
@@ -211,10 +213,18 @@ def dma_copy(
         flags |= Flag.DMA_RMW
     index = tuple(t.indirect.index for t in (src, dst) if t.indirect is not None)
     context.current().issue(
-        DMA_COPY, _trigger(engine, api), (dst,), (src, *index), free=free, partitions=rows, aux=run,
-        nbytes=dst.size * max(dst.dtype.itemsize, src.dtype.itemsize), flags=flags, update=accumulate is not None,
+        DMA_COPY,
+        _trigger(engine, api),
+        (dst,),
+        (src, *index),
+        free=free,
+        partitions=rows,
+        aux=run,
+        nbytes=dst.size * max(dst.dtype.itemsize, src.dtype.itemsize),
+        flags=flags,
+        update=accumulate is not None,
         params={"skip": getattr(oob_mode, "name", oob_mode) == "skip", "accumulate": accumulate},
-    )  # fmt: skip
+    )
 
 
 _PERMUTATIONS = ((1, 0), (2, 1, 0), (3, 1, 2, 0))
@@ -257,7 +267,9 @@ def dma_transpose(
     api = "dma_transpose"
     dst = tensor(dst, "dst", api=api)
     src = tensor(src, "src", api=api)
-    order = tuple(int(a) for a in axes) if axes is not None else _PERMUTATIONS[src.ndim - 2] if 2 <= src.ndim <= 4 else ()
+    order = (
+        tuple(int(a) for a in axes) if axes is not None else _PERMUTATIONS[src.ndim - 2] if 2 <= src.ndim <= 4 else ()
+    )
     if order not in _PERMUTATIONS or len(order) != src.ndim:
         context.fail(
             "KW-DMA-TRANSPOSE-AXES",
@@ -271,19 +283,29 @@ def dma_transpose(
         if tile.buffer.space == "psum":
             context.fail("KW-DMA-PSUM", f"{api}: {label} lies in PSUM, which DMA can't access", operand=label)
     expected = tuple(src.shape[a] for a in order)
-    if dst.shape != expected:
-        if dst.size != src.size or tuple(n for n in dst.shape if n != 1) != tuple(n for n in expected if n != 1):
-            context.fail(
-                "KW-DMA-SHAPE", f"{api}: dst is {list(dst.shape)}, the permuted source is {list(expected)}", operand="dst",
-                found=list(dst.shape), limit=list(expected), fix=f"give dst the shape {list(expected)}",
-            )  # fmt: skip
+    if dst.shape != expected and [n for n in dst.shape if n != 1] != [n for n in expected if n != 1]:
+        context.fail(
+            "KW-DMA-SHAPE",
+            f"{api}: dst is {list(dst.shape)}, the permuted source is {list(expected)}",
+            operand="dst",
+            found=list(dst.shape),
+            limit=list(expected),
+            fix=f"give dst the shape {list(expected)}",
+        )
     flags, rows, free, run = dma_flags(dst, src, dge_mode)
     index = (src.indirect.index,) if src.indirect is not None else ()
     context.current().issue(
-        DMA_TRANSPOSE, _trigger(engine, api), (dst,), (src, *index), free=free, partitions=rows, aux=run,
-        nbytes=dst.size * dst.dtype.itemsize, flags=flags,
+        DMA_TRANSPOSE,
+        _trigger(engine, api),
+        (dst,),
+        (src, *index),
+        free=free,
+        partitions=rows,
+        aux=run,
+        nbytes=dst.size * dst.dtype.itemsize,
+        flags=flags,
         params={"axes": order, "skip": getattr(oob_mode, "name", oob_mode) == "skip"},
-    )  # fmt: skip
+    )
 
 
 @opcode("dma_compute", kind="dma", cost="dma", source="ISA dma_compute")
@@ -338,9 +360,16 @@ def dma_compute(
     from tools.sim.isa.ops import alu
 
     if alu(reduce_op, "reduce_op").name != "add":
-        context.fail("KW-DMA-COMPUTE", f"{api}: reduce_op={reduce_op!r}; only nl.add is supported", operand="reduce_op", limit="add")
+        context.fail(
+            "KW-DMA-COMPUTE",
+            f"{api}: reduce_op={reduce_op!r}; only nl.add is supported",
+            operand="reduce_op",
+            limit="add",
+        )
     if scales is not None and any(s != 1.0 for s in scales):
-        context.fail("KW-DMA-COMPUTE", f"{api}: scales must all be 1.0", operand="scales", found=str(scales), limit="1.0")
+        context.fail(
+            "KW-DMA-COMPUTE", f"{api}: scales must all be 1.0", operand="scales", found=str(scales), limit="1.0"
+        )
     if not unique_indices:
         context.fail("KW-DMA-COMPUTE", f"{api}: unique_indices must be True", operand="unique_indices")
     if not 1 <= len(sources) <= 16:
@@ -348,13 +377,23 @@ def dma_compute(
     for i, source in enumerate(sources):
         if source.size != dst.size:
             context.fail(
-                "KW-DMA-SHAPE", f"{api}: srcs[{i}] has {source.size} elements, dst has {dst.size}", operand=f"srcs[{i}]",
-                found=source.size, limit=dst.size,
-            )  # fmt: skip
+                "KW-DMA-SHAPE",
+                f"{api}: srcs[{i}] has {source.size} elements, dst has {dst.size}",
+                operand=f"srcs[{i}]",
+                found=source.size,
+                limit=dst.size,
+            )
     flags, rows, free, run = dma_flags(dst, sources[0], dge.none)
     index = tuple(t.indirect.index for t in (*sources, dst) if t.indirect is not None)
     context.current().issue(
-        DMA_COMPUTE, Engine.UNKNOWN, (dst,), (*sources, *index), free=free, partitions=rows, aux=run,
-        nbytes=dst.size * dst.dtype.itemsize * len(sources), flags=flags | Flag.DMA_RMW,
+        DMA_COMPUTE,
+        Engine.UNKNOWN,
+        (dst,),
+        (*sources, *index),
+        free=free,
+        partitions=rows,
+        aux=run,
+        nbytes=dst.size * dst.dtype.itemsize * len(sources),
+        flags=flags | Flag.DMA_RMW,
         params={"skip": getattr(oob_mode, "name", oob_mode) == "skip", "sources": len(sources)},
-    )  # fmt: skip
+    )

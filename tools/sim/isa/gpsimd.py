@@ -29,7 +29,12 @@ def affine_values(partitions: int, pattern: tuple[tuple[int, int], ...], offset:
 def _pattern(pattern: Any, api: str) -> tuple[tuple[int, int], ...]:
     steps = tuple((int(s), int(n)) for s, n in pattern)
     if len(steps) > 4:
-        context.fail("KW-PATTERN-RANK", f"{api}: pattern has {len(steps)} dimensions, at most 4 are allowed", operand="pattern", limit=4)
+        context.fail(
+            "KW-PATTERN-RANK",
+            f"{api}: pattern has {len(steps)} dimensions, at most 4 are allowed",
+            operand="pattern",
+            limit=4,
+        )
     return steps
 
 
@@ -55,19 +60,34 @@ def iota(dst: Tensor, pattern: Any, offset: Any = 0, channel_multiplier: int = 0
     n = int(np.prod([c for _, c in steps], dtype=np.int64))
     if n != dst.size // dst.shape[0]:
         context.fail(
-            "KW-SHAPE-MISMATCH", f"{api}: pattern has {n} elements a partition, dst {list(dst.shape)} has "
-            f"{dst.size // dst.shape[0]}", operand="pattern", found=n, limit=dst.size // dst.shape[0],
+            "KW-SHAPE-MISMATCH",
+            f"{api}: pattern has {n} elements a partition, dst {list(dst.shape)} has {dst.size // dst.shape[0]}",
+            operand="pattern",
+            found=n,
+            limit=dst.size // dst.shape[0],
             fix="make the product of the counts equal to dst's free size",
-        )  # fmt: skip
+        )
     context.current().issue(
-        IOTA, Engine.GPSIMD, (dst,), (), free=n, partitions=dst.shape[0], flags=common_flags(dst),
+        IOTA,
+        Engine.GPSIMD,
+        (dst,),
+        (),
+        free=n,
+        partitions=dst.shape[0],
+        flags=common_flags(dst),
         params={"pattern": steps, "offset": context.index_value(offset), "channel_multiplier": int(channel_multiplier)},
-    )  # fmt: skip
+    )
 
 
 @opcode("affine_select", Engine.GPSIMD, cost="gpsimd", source="ISA affine_select")
 def AFFINE_SELECT(
-    outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], pattern: Any, offset: int, channel_multiplier: int, cmp: Any, other: float
+    outs: tuple[Tensor, ...],
+    ins: tuple[Tensor, ...],
+    pattern: Any,
+    offset: int,
+    channel_multiplier: int,
+    cmp: Any,
+    other: float,
 ) -> None:
     """dst = on_true where cmp(affine value, 0), else a constant."""
     dst, data = outs[0], ins[0]
@@ -102,19 +122,36 @@ def affine_select(
     steps = _pattern(pattern, api)
     if int(np.prod([c for _, c in steps], dtype=np.int64)) != n:
         context.fail(
-            "KW-SHAPE-MISMATCH", f"{api}: pattern {steps} doesn't cover the {n} elements a partition of dst", operand="pattern",
-            limit=n, fix="make the product of the counts equal to dst's free size",
-        )  # fmt: skip
+            "KW-SHAPE-MISMATCH",
+            f"{api}: pattern {steps} doesn't cover the {n} elements a partition of dst",
+            operand="pattern",
+            limit=n,
+            fix="make the product of the counts equal to dst's free size",
+        )
     compare = ops.alu(cmp_op, "cmp_op")
     if not compare.compares or compare.unary:
-        context.fail("KW-OP-UNKNOWN", f"{api}: cmp_op=nl.{compare.name} is no comparison", operand="cmp_op", fix="use nl.greater_equal or the like")
+        context.fail(
+            "KW-OP-UNKNOWN",
+            f"{api}: cmp_op=nl.{compare.name} is no comparison",
+            operand="cmp_op",
+            fix="use nl.greater_equal or the like",
+        )
     context.current().issue(
-        AFFINE_SELECT, Engine.GPSIMD, (dst,), (data,), free=n, partitions=p, flags=common_flags(dst, data),
+        AFFINE_SELECT,
+        Engine.GPSIMD,
+        (dst,),
+        (data,),
+        free=n,
+        partitions=p,
+        flags=common_flags(dst, data),
         params={
-            "pattern": steps, "offset": context.index_value(offset), "channel_multiplier": int(channel_multiplier),
-            "cmp": compare, "other": float(on_false_value),
+            "pattern": steps,
+            "offset": context.index_value(offset),
+            "channel_multiplier": int(channel_multiplier),
+            "cmp": compare,
+            "other": float(on_false_value),
         },
-    )  # fmt: skip
+    )
 
 
 @opcode("tensor_partition_reduce", Engine.GPSIMD, cost="gpsimd", source="ISA tensor_partition_reduce")
@@ -135,6 +172,12 @@ def tensor_partition_reduce(dst: Tensor, op: Any, data: Tensor, name: str | None
     operator = ops.reduction("add" if average else op)
     n = same_free(("dst", dst), ("data", data), api=api)
     context.current().issue(
-        TENSOR_PARTITION_REDUCE, pick_engine(None, (Engine.GPSIMD,), api=api), (dst,), (data,), free=n,
-        partitions=data.shape[0], flags=common_flags(dst, data), params={"op": operator, "average": average},
-    )  # fmt: skip
+        TENSOR_PARTITION_REDUCE,
+        pick_engine(None, (Engine.GPSIMD,), api=api),
+        (dst,),
+        (data,),
+        free=n,
+        partitions=data.shape[0],
+        flags=common_flags(dst, data),
+        params={"op": operator, "average": average},
+    )

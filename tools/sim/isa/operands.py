@@ -38,7 +38,9 @@ def on_chip(value: Any, name: str, *, api: str, sbuf_only: bool = False) -> Tens
             operand=name,
             found=space,
             limit="sbuf" if sbuf_only else "sbuf or psum",
-            fix=f"nisa.dma_copy it into an SBUF tile first" if name != "dst" else "write an SBUF tile, then dma_copy it out",
+            fix="nisa.dma_copy it into an SBUF tile first"
+            if name != "dst"
+            else "write an SBUF tile, then dma_copy it out",
         )
     if sbuf_only and space != "sbuf":
         context.fail(
@@ -69,7 +71,10 @@ def pick_engine(value: Any, allowed: tuple[Engine, ...], *, api: str) -> Engine:
     chosen = value.value if isinstance(value, engine_enum) else value
     if not isinstance(chosen, Engine):
         context.fail(
-            "KW-ENGINE", f"{api}: engine={value!r} is no engine", operand="engine", fix="use nisa.vector_engine and the like"
+            "KW-ENGINE",
+            f"{api}: engine={value!r} is no engine",
+            operand="engine",
+            fix="use nisa.vector_engine and the like",
         )
     if chosen is Engine.UNKNOWN:
         return allowed[0]
@@ -134,7 +139,11 @@ def same_free(*named: tuple[str, Tensor], api: str) -> int:
     for name, tile in named[1:]:
         m = tile.size // tile.shape[0]
         if m != n:
-            hint = "broadcast it: use tensor_scalar for a [P, 1] operand, or .broadcast_to" if m == 1 else "make the shapes equal"
+            hint = (
+                "broadcast it: use tensor_scalar for a [P, 1] operand, or .broadcast_to"
+                if m == 1
+                else "make the shapes equal"
+            )
             context.fail(
                 "KW-SHAPE-MISMATCH",
                 f"{api}: {name} {list(tile.shape)} has {m} elements a partition, {first_name} {list(first.shape)} has {n}",

@@ -107,12 +107,30 @@ _ALU = (
 )
 ALU: dict[str, AluOp] = {op.name: op for op in _ALU}
 _ALU_ALIASES = {
-    "max": "maximum", "min": "minimum", "sum": "add", "amax": "maximum", "amin": "minimum", "mult": "multiply",
-    "true_divide": "divide", "not": "logical_not", "pow": "power", "remainder": "mod", "absolute": "abs",
-    "bitwise_invert": "invert", "bitwise_not": "invert", "all": "logical_and", "any": "logical_or", "prod": "multiply",
-    "float_power": "power", "subtract": "subtract", "var": "var", "and_": "bitwise_and", "or_": "bitwise_or",
-    "bitwise_left_shift": "left_shift", "bitwise_right_shift": "right_shift",
-}  # fmt: skip
+    "max": "maximum",
+    "min": "minimum",
+    "sum": "add",
+    "amax": "maximum",
+    "amin": "minimum",
+    "mult": "multiply",
+    "true_divide": "divide",
+    "not": "logical_not",
+    "pow": "power",
+    "remainder": "mod",
+    "absolute": "abs",
+    "bitwise_invert": "invert",
+    "bitwise_not": "invert",
+    "all": "logical_and",
+    "any": "logical_or",
+    "prod": "multiply",
+    "float_power": "power",
+    "subtract": "subtract",
+    "var": "var",
+    "and_": "bitwise_and",
+    "or_": "bitwise_or",
+    "bitwise_left_shift": "left_shift",
+    "bitwise_right_shift": "right_shift",
+}
 
 
 def _logical_shift(a: Array, b: Any) -> Array:
@@ -128,7 +146,11 @@ def erf(x: Array) -> Array:
     tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     square = wide * wide
     small = 1.0 - square / 3 * (
-        1 - square * 3 / 10 * (1 - square * 5 / 21 * (1 - square * 7 / 36 * (1 - square * 9 / 55 * (1 - square * 11 / 78))))
+        1
+        - square
+        * 3
+        / 10
+        * (1 - square * 5 / 21 * (1 - square * 7 / 36 * (1 - square * 9 / 55 * (1 - square * 11 / 78))))
     )
     near = wide * small * (2 / np.sqrt(np.pi))
     far = np.sign(wide) * (1.0 - tail * np.exp(-square))
@@ -218,9 +240,15 @@ _ACTIVATIONS = (
 )
 ACTIVATIONS: dict[str, Activation] = {f.name: f for f in _ACTIVATIONS}
 _ACTIVATION_ALIASES = {
-    "absolute": "abs", "gelu_apprx_tanh": "gelu_apprx_tanh", "identity": "copy", "bypass": "copy", "logistic": "sigmoid",
-    "gelu_new": "gelu_apprx_tanh", "swish": "silu", "negate": "negative",
-}  # fmt: skip
+    "absolute": "abs",
+    "gelu_apprx_tanh": "gelu_apprx_tanh",
+    "identity": "copy",
+    "bypass": "copy",
+    "logistic": "sigmoid",
+    "gelu_new": "gelu_apprx_tanh",
+    "swish": "silu",
+    "negate": "negative",
+}
 
 
 class OpHandle:

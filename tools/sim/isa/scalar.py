@@ -86,7 +86,10 @@ def activation(
         )
     if reduce_res is not None and reduce_op is None:
         context.fail(
-            "KW-REDUCE-OP", f"{api}: reduce_res is given without reduce_op", operand="reduce_op", fix="pass reduce_op=nl.add"
+            "KW-REDUCE-OP",
+            f"{api}: reduce_res is given without reduce_op",
+            operand="reduce_op",
+            fix="pass reduce_op=nl.add",
         )
     reducer = None
     outs: tuple[Tensor, ...] = (dst,)
@@ -111,9 +114,15 @@ def activation(
         outs = (dst, result)
         flags |= Flag.REDUCE
     context.current().issue(
-        ACTIVATION, Engine.SCALAR, outs, (data, *is_tensor(shift, factor)), free=n, partitions=p, flags=flags,
+        ACTIVATION,
+        Engine.SCALAR,
+        outs,
+        (data, *is_tensor(shift, factor)),
+        free=n,
+        partitions=p,
+        flags=flags,
         params={"op": function, "bias": shift, "scale": factor, "reduce_op": reducer, "command": reduce_cmd},
-    )  # fmt: skip
+    )
 
 
 def activation_reduce(

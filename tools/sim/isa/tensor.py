@@ -35,7 +35,9 @@ def _operand(tile: Tensor) -> Any:
     return round_tf32(values) if tile.dtype is dtypes.tfloat32 else values
 
 
-@opcode("nc_matmul", Engine.TENSOR, kind="matmul", cost="matmul", source="ISA nc_matmul; architecture guide, Tensor Engine")
+@opcode(
+    "nc_matmul", Engine.TENSOR, kind="matmul", cost="matmul", source="ISA nc_matmul; architecture guide, Tensor Engine"
+)
 def NC_MATMUL(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], mode: str, double_row: bool) -> None:
     """dst = (or +=) stationary^T @ moving, accumulated in float32."""
     dst, (stationary, moving) = outs[0], ins
@@ -157,9 +159,13 @@ def nc_matmul(
     moving = on_chip(moving, "moving", api=api, sbuf_only=True)
     if dst.buffer.space != "psum":
         context.fail(
-            "KW-MATMUL-DST", f"{api}: dst lies in {dst.space.upper()}; the Tensor Engine writes only PSUM", operand="dst",
-            found=dst.space, limit="psum", fix="allocate dst with buffer=nl.psum, then tensor_copy it to SBUF",
-        )  # fmt: skip
+            "KW-MATMUL-DST",
+            f"{api}: dst lies in {dst.space.upper()}; the Tensor Engine writes only PSUM",
+            operand="dst",
+            found=dst.space,
+            limit="psum",
+            fix="allocate dst with buffer=nl.psum, then tensor_copy it to SBUF",
+        )
     k, m = _flat2(stationary)
     k2, n = _flat2(moving)
     double_row = getattr(perf_mode, "name", perf_mode) in ("double_row", "double_row_gen3")
@@ -177,17 +183,25 @@ def nc_matmul(
         )
     if m > machine.gemm_stationary_fmax:
         context.fail(
-            "KW-MATMUL-STATIONARY", f"{api}: stationary free size {m} exceeds {machine.gemm_stationary_fmax}",
-            operand="stationary", found=m, limit=machine.gemm_stationary_fmax, fix="tile M into pieces of 128",
-        )  # fmt: skip
+            "KW-MATMUL-STATIONARY",
+            f"{api}: stationary free size {m} exceeds {machine.gemm_stationary_fmax}",
+            operand="stationary",
+            found=m,
+            limit=machine.gemm_stationary_fmax,
+            fix="tile M into pieces of 128",
+        )
     limit = machine.gemm_moving_fmax
     if machine.generation >= 4:
         limit = 8192 if dst.dtype.itemsize == 2 else 4096
     if n > limit:
         context.fail(
-            "KW-MATMUL-MOVING", f"{api}: moving free size {n} exceeds {limit}", operand="moving", found=n, limit=limit,
+            "KW-MATMUL-MOVING",
+            f"{api}: moving free size {n} exceeds {limit}",
+            operand="moving",
+            found=n,
+            limit=limit,
             fix=f"tile N into pieces of {limit}",
-        )  # fmt: skip
+        )
     if _flat2(dst) != (m, n):
         context.fail(
             "KW-MATMUL-SHAPE",
@@ -209,9 +223,17 @@ def nc_matmul(
     if mode != "set":
         flags |= Flag.ACCUMULATE
     core.issue(
-        NC_MATMUL, Engine.TENSOR, (dst,), (stationary, moving), free=n, partitions=k, aux=m, flags=flags,
-        update=mode != "set", params={"mode": mode, "double_row": double_row},
-    )  # fmt: skip
+        NC_MATMUL,
+        Engine.TENSOR,
+        (dst,),
+        (stationary, moving),
+        free=n,
+        partitions=k,
+        aux=m,
+        flags=flags,
+        update=mode != "set",
+        params={"mode": mode, "double_row": double_row},
+    )
 
 
 def _check_double_row(stationary: Tensor, moving: Tensor, generation: int) -> None:
@@ -231,7 +253,14 @@ def _check_tiling(position: Any, size: Any, generation: int) -> None:
     rows, columns = (int(n) for n in size)
     legal = (32, 64, 128) if generation >= 3 else (64, 128)
     row, column = (int(n) for n in position) if position else (0, 0)
-    if rows not in legal or columns not in legal or row % rows or column % columns or row + rows > 128 or column + columns > 128:
+    if (
+        rows not in legal
+        or columns not in legal
+        or row % rows
+        or column % columns
+        or row + rows > 128
+        or column + columns > 128
+    ):
         context.fail(
             "KW-PE-TILE",
             f"nc_matmul: tile_position {position} with tile_size {size} isn't a tile of the PE array",
@@ -251,9 +280,12 @@ def _matmul_types(dst: Tensor, stationary: Tensor, moving: Tensor, is_transpose:
     for tile, label in ((stationary, "stationary"), (moving, "moving")):
         if tile.dtype not in _MATMUL_TYPES:
             context.fail(
-                "KW-MATMUL-DTYPE", f"nc_matmul: {label} is {tile.dtype}; the PE takes {', '.join(map(str, _MATMUL_TYPES))}",
-                operand=label, found=str(tile.dtype), fix="cast it to a float type",
-            )  # fmt: skip
+                "KW-MATMUL-DTYPE",
+                f"nc_matmul: {label} is {tile.dtype}; the PE takes {', '.join(map(str, _MATMUL_TYPES))}",
+                operand=label,
+                found=str(tile.dtype),
+                fix="cast it to a float type",
+            )
     wide_a, wide_b = a.itemsize == 4, b.itemsize == 4
     if wide_a != wide_b:
         context.fail(
@@ -330,18 +362,26 @@ def nc_transpose(dst: Tensor, data: Tensor, engine: Any = None, name: str | None
         )
     if _flat2(dst) != (f, p):
         context.fail(
-            "KW-SHAPE-MISMATCH", f"{api}: dst is {list(dst.shape)}, the transpose of data is [{f}, {p}]", operand="dst",
-            found=list(dst.shape), limit=[f, p], fix=f"give dst the shape [{f}, {p}]",
-        )  # fmt: skip
+            "KW-SHAPE-MISMATCH",
+            f"{api}: dst is {list(dst.shape)}, the transpose of data is [{f}, {p}]",
+            operand="dst",
+            found=list(dst.shape),
+            limit=[f, p],
+            fix=f"give dst the shape [{f}, {p}]",
+        )
     if unit is Engine.TENSOR:
         if data.buffer.space != "sbuf" or dst.buffer.space != "psum":
             context.fail(
-                "KW-PLACEMENT", f"{api}: the Tensor Engine reads SBUF and writes PSUM; data is in {data.space}, dst in "
-                f"{dst.space}", operand="dst", fix="put data in SBUF and dst in PSUM, or use the Vector Engine",
-            )  # fmt: skip
+                "KW-PLACEMENT",
+                f"{api}: the Tensor Engine reads SBUF and writes PSUM; data is in {data.space}, dst in {dst.space}",
+                operand="dst",
+                fix="put data in SBUF and dst in PSUM, or use the Vector Engine",
+            )
         if dst.dtype.itemsize != data.dtype.itemsize:
             _transpose_dtype(dst, data, core.machine.generation)
     flags = common_flags(dst, data) | Flag.TRANSPOSE | (Flag.FP32 if data.dtype.itemsize == 4 else 0)
     if dst.buffer.groups is None and dst.buffer.space == "psum":
         dst.buffer.groups = {}
-    core.issue(NC_TRANSPOSE, unit, (dst,), (data,), free=p if unit is Engine.TENSOR else f, partitions=p, aux=f, flags=flags)
+    core.issue(
+        NC_TRANSPOSE, unit, (dst,), (data,), free=p if unit is Engine.TENSOR else f, partitions=p, aux=f, flags=flags
+    )

@@ -5,6 +5,7 @@ Arithmetic is float32 inside, whatever the operands' types (NKI ISA reference). 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,14 +93,21 @@ def memset(dst: Tensor, value: Any, engine: Any = None, name: str | None = None)
         context.fail("KW-OPERAND-TYPE", "memset: value is a tensor", operand="value", fix="use tensor_copy")
     if dst.dtype.kind == "packed" and value != 0:
         context.fail(
-            "KW-MEMSET-VALUE", f"memset: {dst.dtype} tiles take only 0", operand="value", found=value, limit=0,
+            "KW-MEMSET-VALUE",
+            f"memset: {dst.dtype} tiles take only 0",
+            operand="value",
+            found=value,
+            limit=0,
             fix="fill through a view of an ordinary type",
-        )  # fmt: skip
+        )
     if dst.dtype.is_integer and isinstance(value, float | np.floating) and not float(value).is_integer():
         context.fail(
-            "KW-MEMSET-VALUE", f"memset: value {value!r} isn't an integer but dst is {dst.dtype}", operand="value",
-            found=value, fix="pass an integer, or use a float tile",
-        )  # fmt: skip
+            "KW-MEMSET-VALUE",
+            f"memset: value {value!r} isn't an integer but dst is {dst.dtype}",
+            operand="value",
+            found=value,
+            fix="pass an integer, or use a float tile",
+        )
     unit = pick_engine(engine, MEMSET.engines, api="memset")
     forbid_psum_on_gpsimd(unit, (dst,), api="memset")
     n = dst.size // dst.shape[0]
@@ -173,10 +181,15 @@ def tensor_tensor(
     unit = pick_engine(engine, default, api=api)
     forbid_psum_on_gpsimd(unit, (dst, a, b), api=api)
     context.current().issue(
-        TENSOR_TENSOR, unit, (dst,), (a, b), free=n, partitions=p,
+        TENSOR_TENSOR,
+        unit,
+        (dst,),
+        (a, b),
+        free=n,
+        partitions=p,
         flags=common_flags(dst, a, b) | psum | Flag.TWO_TENSORS | (Flag.INTEGER if integers else 0),
         params={"op": operator, "exact": integers and unit is Engine.GPSIMD},
-    )  # fmt: skip
+    )
 
 
 def _require_integers(op: ops.AluOp, *tiles: Tensor, api: str) -> None:
@@ -209,10 +222,10 @@ def TENSOR_SCALAR(
     dst, data = outs[0], ins[0]
     if op0.bitwise:
         x = data.read()
-        lanes = lambda v: lane_bits(v, x.ndim, x.dtype)  # noqa: E731
+        lanes = partial(lane_bits, ndim=x.ndim, dtype=x.dtype)
     else:
         x = data.read_float()
-        lanes = lambda v: lane_values(v, x.ndim)  # noqa: E731
+        lanes = partial(lane_values, ndim=x.ndim)
     with np.errstate(all="ignore"):
         if (
             op0.ufunc is not None
@@ -278,8 +291,7 @@ def tensor_scalar(
         if pair not in (("multiply", "add"), ("multiply", None), ("add", None)):
             context.fail(
                 "KW-SCALAR-TENSOR-SCALAR",
-                f"tensor_scalar on the Scalar Engine can't do {pair[0]}"
-                + (f" then {pair[1]}" if pair[1] else ""),
+                f"tensor_scalar on the Scalar Engine can't do {pair[0]}" + (f" then {pair[1]}" if pair[1] else ""),
                 operand="engine",
                 limit="multiply+add, multiply, add",
                 fix="use the Vector Engine or nisa.activation",
@@ -287,12 +299,22 @@ def tensor_scalar(
     extra = is_tensor(a, b)
     flags = common_flags(dst, data) | psum_flags(dst, data) | (Flag.SCALAR_OPERAND if extra else 0)
     context.current().issue(
-        TENSOR_SCALAR, unit, (dst,), (data, *extra), free=n, partitions=p, flags=flags,
+        TENSOR_SCALAR,
+        unit,
+        (dst,),
+        (data, *extra),
+        free=n,
+        partitions=p,
+        flags=flags,
         params={
-            "op0": first, "operand0": a, "reverse0": bool(reverse0), "op1": second, "operand1": b,
+            "op0": first,
+            "operand0": a,
+            "reverse0": bool(reverse0),
+            "op1": second,
+            "operand1": b,
             "reverse1": bool(reverse1),
         },
-    )  # fmt: skip
+    )
 
 
 def _lane_operand(op: ops.AluOp, value: Any, name: str, p: int, api: str) -> Tensor | float:
@@ -300,7 +322,10 @@ def _lane_operand(op: ops.AluOp, value: Any, name: str, p: int, api: str) -> Ten
         return 0.0
     if value is None:
         context.fail(
-            "KW-OPERAND-MISSING", f"{api}: nl.{op.name} needs {name}", operand=name, fix=f"pass {name}=number or [P, 1] tile"
+            "KW-OPERAND-MISSING",
+            f"{api}: nl.{op.name} needs {name}",
+            operand=name,
+            fix=f"pass {name}=number or [P, 1] tile",
         )
     return lane_scalar(value, name, p, api=api)
 
@@ -343,7 +368,9 @@ def scalar_tensor_tensor(
     other = on_chip(operand1, "operand1", api=api)
     first, second = ops.alu(op0, "op0"), ops.alu(op1, "op1")
     if first.bitwise or second.bitwise:
-        context.fail("KW-OP-MIX", f"{api}: only arithmetic operators are legal", fix="use tensor_tensor for bitwise work")
+        context.fail(
+            "KW-OP-MIX", f"{api}: only arithmetic operators are legal", fix="use tensor_tensor for bitwise work"
+        )
     p = same_partitions(("dst", dst), ("data", data), ("operand1", other), api=api)
     n = same_free(("dst", dst), ("data", data), ("operand1", other), api=api)
     forbid_two_psum(data, other, ("data", "operand1"), api=api)
@@ -351,10 +378,15 @@ def scalar_tensor_tensor(
     unit = pick_engine(engine, SCALAR_TENSOR_TENSOR.engines, api=api)
     forbid_psum_on_gpsimd(unit, (dst, data, other), api=api)
     context.current().issue(
-        SCALAR_TENSOR_TENSOR, unit, (dst,), (data, other, *is_tensor(a)), free=n, partitions=p,
+        SCALAR_TENSOR_TENSOR,
+        unit,
+        (dst,),
+        (data, other, *is_tensor(a)),
+        free=n,
+        partitions=p,
         flags=common_flags(dst, data, other) | psum_flags(dst, data, other) | Flag.TWO_TENSORS,
         params={"op0": first, "operand0": a, "reverse0": bool(reverse0), "op1": second, "reverse1": bool(reverse1)},
-    )  # fmt: skip
+    )
 
 
 # -- reductions --------------------------------------------------------------------------------------------------------
@@ -365,7 +397,9 @@ def free_axes(axis: Any, ndim: int, *, api: str) -> tuple[int, ...]:
     given = tuple(axis) if isinstance(axis, list | tuple | range) else (axis,)
     axes = tuple(sorted({int(a) + ndim if int(a) < 0 else int(a) for a in given}))
     if not axes or axes[0] < 0 or axes[-1] >= ndim:
-        context.fail("KW-REDUCE-AXIS", f"{api}: axis {axis} is outside the {ndim} dimensions", operand="axis", found=str(axis))
+        context.fail(
+            "KW-REDUCE-AXIS", f"{api}: axis {axis} is outside the {ndim} dimensions", operand="axis", found=str(axis)
+        )
     if axes[0] == 0:
         context.fail(
             "KW-REDUCE-AXIS",
@@ -440,9 +474,15 @@ def tensor_reduce(
     if dst.dtype.itemsize != 2:
         flags &= ~Flag.HALF_IO
     context.current().issue(
-        TENSOR_REDUCE, unit, (dst,), (data,), free=data.size // p, partitions=p, flags=flags,
+        TENSOR_REDUCE,
+        unit,
+        (dst,),
+        (data,),
+        free=data.size // p,
+        partitions=p,
+        flags=flags,
         params={"op": operator, "axes": axes, "negate": bool(negate)},
-    )  # fmt: skip
+    )
 
 
 def lane_registers(engine: Engine) -> Any:
@@ -454,9 +494,7 @@ def lane_registers(engine: Engine) -> Any:
     return found
 
 
-def accumulate(
-    engine: Engine, command: reduce_cmd, op: ops.AluOp, values: Any, initial: Any = None
-) -> Any:
+def accumulate(engine: Engine, command: reduce_cmd, op: ops.AluOp, values: Any, initial: Any = None) -> Any:
     """Fold `values` [P, ...] into the lanes' registers as `command` says; returns the registers [P]."""
     registers = lane_registers(engine)
     p = values.shape[0]
@@ -476,7 +514,15 @@ def accumulate(
 
 @opcode("tensor_scalar_reduce", Engine.VECTOR, cost="vector", source="ISA tensor_scalar_reduce")
 def TENSOR_SCALAR_REDUCE(
-    outs: Outs, ins: Outs, op0: Any, operand0: Any, reverse0: bool, reduce_op: Any, command: Any, initial: Any, negate: bool
+    outs: Outs,
+    ins: Outs,
+    op0: Any,
+    operand0: Any,
+    reverse0: bool,
+    reduce_op: Any,
+    command: Any,
+    initial: Any,
+    negate: bool,
 ) -> None:
     """dst = data op0 operand0, and the reduction of dst over all free dimensions into reduce_res."""
     dst, data = outs[0], ins[0]
@@ -516,13 +562,23 @@ def tensor_scalar_reduce(
     if reduce_res is not None:
         outs = (dst, on_chip(reduce_res, "reduce_res", api=api))
     context.current().issue(
-        TENSOR_SCALAR_REDUCE, Engine.VECTOR, outs, (data, *is_tensor(a, reduce_init)), free=n, partitions=p,
+        TENSOR_SCALAR_REDUCE,
+        Engine.VECTOR,
+        outs,
+        (data, *is_tensor(a, reduce_init)),
+        free=n,
+        partitions=p,
         flags=common_flags(dst, data) | psum_flags(dst, data) | Flag.REDUCE,
         params={
-            "op0": first, "operand0": a, "reverse0": bool(reverse0), "reduce_op": ops.reduction(reduce_op, "reduce_op"),
-            "command": reduce_cmd, "initial": reduce_init, "negate": bool(reduce_res_negate),
+            "op0": first,
+            "operand0": a,
+            "reverse0": bool(reverse0),
+            "reduce_op": ops.reduction(reduce_op, "reduce_op"),
+            "command": reduce_cmd,
+            "initial": reduce_init,
+            "negate": bool(reduce_res_negate),
         },
-    )  # fmt: skip
+    )
 
 
 @opcode("reciprocal", Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, cost="vector_slow", source="ISA reciprocal")
@@ -580,9 +636,13 @@ def bn_stats(dst: Tensor, data: Tensor, name: str | None = None) -> None:
     limit = context.current().machine.bn_stats_fmax
     if n > limit:
         context.fail(
-            "KW-BN-STATS-SIZE", f"{api}: data has {n} elements a partition, at most {limit} are allowed", operand="data",
-            found=n, limit=limit, fix=f"call it on pieces of {limit} and merge them with bn_aggr",
-        )  # fmt: skip
+            "KW-BN-STATS-SIZE",
+            f"{api}: data has {n} elements a partition, at most {limit} are allowed",
+            operand="data",
+            found=n,
+            limit=limit,
+            fix=f"call it on pieces of {limit} and merge them with bn_aggr",
+        )
     if dst.size // p != 6:
         context.fail("KW-SHAPE-MISMATCH", f"{api}: dst {list(dst.shape)} must be [{p}, 6]", operand="dst", limit=6)
     context.current().issue(
@@ -617,9 +677,12 @@ def bn_aggr(dst: Tensor, data: Tensor, name: str | None = None) -> None:
     n = data.size // p
     if n % 3 or dst.size // p != 2:
         context.fail(
-            "KW-SHAPE-MISMATCH", f"{api}: data must hold triples and dst be [{p}, 2]; found {list(data.shape)} and "
-            f"{list(dst.shape)}", operand="data", found=n, fix="pass the outputs of bn_stats",
-        )  # fmt: skip
+            "KW-SHAPE-MISMATCH",
+            f"{api}: data must hold triples and dst be [{p}, 2]; found {list(data.shape)} and {list(dst.shape)}",
+            operand="data",
+            found=n,
+            fix="pass the outputs of bn_stats",
+        )
     context.current().issue(
         BN_AGGR, Engine.VECTOR, (dst,), (data,), free=n, partitions=p, flags=common_flags(data) | psum_flags(dst, data)
     )
@@ -649,9 +712,11 @@ def tensor_copy_predicated(
     dst = on_chip(dst, "dst", api=api)
     pred = on_chip(predicate, "predicate", api=api)
     require_dtype(
-        pred, "predicate",
-        (dtypes.uint8, dtypes.uint16, dtypes.uint32, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.bool_), api=api,
-    )  # fmt: skip
+        pred,
+        "predicate",
+        (dtypes.uint8, dtypes.uint16, dtypes.uint32, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.bool_),
+        api=api,
+    )
     p = same_partitions(("dst", dst), ("predicate", pred), api=api)
     n = same_free(("dst", dst), ("predicate", pred), api=api)
     value = None
@@ -664,16 +729,20 @@ def tensor_copy_predicated(
     else:
         value = lane_scalar(src, "src", p, api=api)
     context.current().issue(
-        TENSOR_COPY_PREDICATED, Engine.VECTOR, (dst,), ins, free=n, partitions=p, update=not dst.buffer.pending,
+        TENSOR_COPY_PREDICATED,
+        Engine.VECTOR,
+        (dst,),
+        ins,
+        free=n,
+        partitions=p,
+        update=not dst.buffer.pending,
         flags=common_flags(dst, *ins) | psum_flags(dst, *ins) | Flag.TWO_TENSORS,
         params={"value": value, "reverse": bool(reverse_pred)},
-    )  # fmt: skip
+    )
 
 
 @opcode("tensor_tensor_scan", Engine.VECTOR, cost="vector2", source="ISA tensor_tensor_scan")
-def TENSOR_TENSOR_SCAN(
-    outs: Outs, ins: Outs, initial: Any, op0: Any, op1: Any, reverse0: bool, reverse1: bool
-) -> None:
+def TENSOR_TENSOR_SCAN(outs: Outs, ins: Outs, initial: Any, op0: Any, op1: Any, reverse0: bool, reverse1: bool) -> None:
     """r[i] = op1(op0(data0[i], r[i-1]), data1[i]) along the free dimension, state in float32."""
     dst = outs[0]
     a = ins[0].read_float().reshape(dst.shape[0], -1)
@@ -717,10 +786,18 @@ def tensor_tensor_scan(
     forbid_two_psum(a, b, ("data0", "data1"), api=api)
     start = lane_scalar(initial, "initial", p, api=api)
     context.current().issue(
-        TENSOR_TENSOR_SCAN, Engine.VECTOR, (dst,), (a, b, *is_tensor(start)), free=n, partitions=p,
+        TENSOR_TENSOR_SCAN,
+        Engine.VECTOR,
+        (dst,),
+        (a, b, *is_tensor(start)),
+        free=n,
+        partitions=p,
         flags=common_flags(dst, a, b) | psum_flags(dst, a, b) | Flag.TWO_TENSORS,
         params={
-            "initial": start, "op0": ops.alu(op0, "op0"), "op1": ops.alu(op1, "op1"), "reverse0": bool(reverse0),
+            "initial": start,
+            "op0": ops.alu(op0, "op0"),
+            "op1": ops.alu(op1, "op1"),
+            "reverse0": bool(reverse0),
             "reverse1": bool(reverse1),
         },
-    )  # fmt: skip
+    )
