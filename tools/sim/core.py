@@ -100,6 +100,13 @@ class Core:
         self._lines = self.builder.line_ids
         self._limit = launch.options.max_instructions * 11
         self.constants: dict[Any, Tensor] = {}
+        self._scratch = np.empty(0, np.float32)
+
+    def scratch(self, size: int) -> NDArray[np.float32]:
+        """Float32 working memory [size], valid until the next call: spares an allocation in each accumulating matmul."""
+        if self._scratch.size < size:
+            self._scratch = np.empty(max(size, 1 << 16), np.float32)
+        return self._scratch[:size]
 
     # -- source positions --------------------------------------------------------------------------------------------
 

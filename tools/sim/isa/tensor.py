@@ -61,7 +61,8 @@ def store_product(dst: Tensor, a: Any, b: Any, mode: str) -> None:
         else:
             dst.write(shaped(a.T @ b, dst.shape))
         return
-    product = a.T @ b
+    m, n = a.shape[1], b.shape[1]
+    product = np.matmul(a.T, b, out=context.current().scratch(m * n).reshape(m, n))
     if mode == "merge":
         running = group_map(dst)
         old = np.where(shaped(running, dst.shape), target.astype(np.float32), np.float32(0))
