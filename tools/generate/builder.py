@@ -72,6 +72,9 @@ class Builder:
                 return self.constant(float(_SCALAR[op](*values)), shape)
             except (ValueError, OverflowError, ZeroDivisionError) as error:
                 raise BeyondOffline(f"the constant expression {op}({', '.join(map(str, values))}) has no value") from error
+        outside = self._behind_reshape(op, args)
+        if outside is not None:
+            return outside
         found = self._simplified(op, args)
         if found is not None:
             return self.broadcast(found, shape)
@@ -86,6 +89,22 @@ class Builder:
         if op in LOGICAL and self.value(args[0]) is not None:
             return self.elementwise(op, args[1], args[0])
         return None
+
+    def _behind_reshape(self, op: str, args: tuple[int, ...]) -> int | None:
+        """op(reshape(x)) as reshape(op(x)), when every operand is a number, an input, or reshaped the same way."""
+        nodes = [self.nodes[a] for a in args]
+        moved = [n for n in nodes if n.op == "reshape" and self.nodes[n.inputs[0]].op not in ("input", "transpose", "slice")]
+        if not moved:
+            return None
+        shape, source = moved[0].shape, self.nodes[moved[0].inputs[0]].shape
+        if shape + (1,) != source:
+            return None
+        for n in nodes:
+            plain = n.op == "constant" and n.size == 1
+            if not plain and n.shape != shape:
+                return None
+        again = [a if n.op == "constant" else self.reshape(a, source) for a, n in zip(args, nodes)]
+        return self.reshape(self.elementwise(op, *again), shape)
 
     def _broadcast(self, *args: int) -> tuple[int, ...]:
         return tuple(np.broadcast_shapes(*(self.nodes[a].shape for a in args)))
