@@ -1,0 +1,1 @@
+"""Who writes kernels: interchangeable policies behind one protocol."""

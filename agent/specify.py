@@ -1,0 +1,88 @@
+"""From a request to a task: by the grammar of `tools.generate`, or from what a model stated."""
+
+from __future__ import annotations
+
+import ast
+import tempfile
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from agent.state import RunRequest
+from tools.task import Goal, Reference, Target, Task, TensorSpec
+from tools.task_errors import RequestError
+
+
+def grammar_task(request: RunRequest) -> Task:
+    """Read the request without a model.
+
+    Raises:
+        RequestError: one sentence saying what is missing or contradictory, with the fix.
+    """
+    from tools.generate import specify
+
+    if request.reference_source is None or request.reference_function is None:
+        return specify.parse_request(request.request)
+    check_reference(request.reference_source, request.reference_function)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "reference.py"
+        path.write_text(request.reference_source, encoding="utf-8")
+        return specify.task_from_reference(str(path), request.reference_function, request.request)
+
+
+def check_reference(source: str, function: str) -> None:
+    """Look at a reference without running it.
+
+    Raises:
+        RequestError: it isn't Python, or has no such function.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise RequestError(f"the reference is not valid Python ({error}); mend it and try again") from error
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if function not in names:
+        there = f"it has {', '.join(names)}" if names else "it has none"
+        raise RequestError(f"the reference has no function {function!r} at its top level; {there}")
+
+
+def model_task(
+    request: RunRequest,
+    name: str,
+    source: str,
+    function: str,
+    inputs: tuple[TensorSpec, ...],
+    target: Target,
+    goal: Goal,
+) -> Task:
+    """A task as a model stated it. Tolerance and precision are ours, never the model's.
+
+    Raises:
+        RequestError: the parts make no task.
+    """
+    from tools.generate.specify import default_tolerance
+
+    check_reference(source, function)
+    try:
+        return Task(
+            name=name,
+            request=request.request,
+            reference=Reference(source=source, function=function, origin="model"),
+            inputs=inputs,
+            target=target,
+            goal=goal,
+            tolerance=default_tolerance([spec.dtype for spec in inputs]),
+        )
+    except ValidationError as error:
+        raise RequestError(f"the model's task can't be used: {error.errors()[0]['msg']}") from error
+
+
+def revised_task(task: Task, text: str) -> Task | None:
+    """The task after a follow-up such as "now for trn3"; None when the words are not a change.
+
+    Raises:
+        RequestError: they are a change that makes no sense.
+    """
+    from tools.generate import specify
+
+    return specify.revise(task, text)
