@@ -158,8 +158,18 @@ def erf(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 1 / (1 + np.exp(-np.clip(x, -88, 88)))
+    """1 / (1 + exp(-x)); an overflowing exp rightly gives 0."""
+    with np.errstate(over="ignore"):
+        t = np.exp(np.negative(x))
+    t += 1
+    return np.divide(1, t, out=t)
+
+
+def _silu(x: Array) -> Array:
+    with np.errstate(over="ignore"):
+        t = np.exp(np.negative(x))
+    t += 1
+    return np.divide(x, t, out=t)
 
 
 def _gelu(x: Array) -> Array:
@@ -222,7 +232,7 @@ _ACTIVATIONS = (
     Activation("rsqrt", lambda x: 1 / np.sqrt(x), 3, 2.0**-87, 2.0**97),
     Activation("reciprocal", lambda x: 1 / x, 4, -(2.0**42), 2.0**42),
     Activation("sigmoid", sigmoid, 5),
-    Activation("silu", lambda x: x * sigmoid(x), 5),
+    Activation("silu", _silu, 5),
     Activation("silu_dx", _silu_dx, 5),
     Activation("tanh", np.tanh, 5),
     Activation("softplus", _softplus, 6),
@@ -236,6 +246,7 @@ _ACTIVATIONS = (
     Activation("ceil", np.ceil),
     Activation("floor", np.floor),
     Activation("trunc", np.trunc),
+    Activation("prelu", lambda x: np.maximum(x, 0)),
     Activation("logical_not", lambda x: (x == 0).astype(np.float32)),
 )
 ACTIVATIONS: dict[str, Activation] = {f.name: f for f in _ACTIVATIONS}
