@@ -241,7 +241,7 @@ class _Run:
                     found=list(where),
                     fix="store every element; check the loop bounds and the last partial tile",
                 )
-        return np.array(value.view())
+        return value.view() if buffer.host is None else np.array(value.view())
 
     def _fault(self, code: str, message: str, *, found: Any = None, limit: Any = None, fix: str = "") -> None:
         raise KernelError(Diagnostic(code=code, message=message, found=found, limit=limit, fix=fix))

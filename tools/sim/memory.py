@@ -31,12 +31,14 @@ class Buffer:
         row_bytes: bytes per partition (HBM: all of them).
         data: uint8 bytes, or None in shapes-only runs.
         pending: whether some byte may never have been written.
+        cells: rectangles written so far, by their corner, while all of them fit one grid (the usual case: tiles); a
+            byte map takes over when they don't.
         cache: decoded float32 copies of views, dropped at each write.
         groups: PSUM only: views that hold a running accumulation, by (offset, shape, strides).
     """
 
     __slots__ = (
-        "address", "cache", "core", "data", "dtype", "from_data", "groups", "host", "id", "line", "name", "on_chip",
+        "address", "area", "cache", "cells", "core", "data", "dtype", "from_data", "grid", "groups", "host", "id", "line", "name", "on_chip",
         "partitions", "pending", "role", "row_bytes", "shape", "space", "storage", "unwritten", "written",
     )  # fmt: skip
 
@@ -73,6 +75,9 @@ class Buffer:
         self.pending = True
         self.unwritten = partitions * row_bytes
         self.written: NDArray[np.uint8] | None = None
+        self.cells: dict[tuple[int, int], tuple[int, int]] = {}
+        self.grid = (0, 0)
+        self.area = 0
         self.cache: dict[Any, NDArray[Any]] | None = None
         self.groups: dict[Any, bool] | None = None
         self.from_data = False
@@ -99,13 +104,20 @@ class Buffer:
     def mark(self, view: Tensor) -> None:
         """Note that all elements of `view` now hold values."""
         nbytes = view.size * view.dtype.itemsize
-        if nbytes >= self.unwritten and self.written is None and nbytes == self.partitions * self.row_bytes:
-            self.pending = False
-            return
+        total = self.partitions * self.row_bytes
         if self.written is None:
+            if nbytes >= total == self.unwritten and 0 not in view.strides:
+                self.pending = False
+                return
+            if self._mark_cell(view, nbytes):
+                if self.area >= total:
+                    self.pending = False
+                    self.cells = {}
+                return
             if self.data is None:
                 return
-            self.written = np.zeros(self.data.size, np.uint8)
+            self._make_map()
+        assert self.written is not None
         view.map_view(self.written)[...] = 1
         self.unwritten -= nbytes
         if self.unwritten <= 0:
@@ -113,11 +125,63 @@ class Buffer:
                 self.pending = False
                 self.written = None
             else:
-                self.unwritten = int(self.written.size - np.count_nonzero(self.written))
+                self.unwritten = int(self.written.size - np.count_nonzero(self.written)) // self.scale
+
+    def _mark_cell(self, view: Tensor, nbytes: int) -> bool:
+        """Note a written rectangle if it is a cell of the grid that the first one spans."""
+        row0, row1, byte0, byte1, _ = view.region()
+        height, width = row1 - row0, byte1 - byte0
+        if height * width != nbytes or view.indirect is not None:
+            return False
+        if not self.cells:
+            self.grid = (height, width)
+        rows, columns = self.grid
+        if row0 % rows or byte0 % columns or height > rows or width > columns:
+            return False
+        before = self.cells.get((row0, byte0))
+        if before is None:
+            self.cells[row0, byte0] = (row1, byte1)
+            self.area += nbytes
+            return True
+        return before == (row1, byte1)
+
+    def _cells_cover(self, view: Tensor) -> bool:
+        """Whether the written cells cover the whole rectangle that bounds `view`."""
+        row0, row1, byte0, byte1, _ = view.region()
+        rows, columns = self.grid
+        cells = self.cells
+        for row in range(row0 // rows * rows, row1, rows):
+            for byte in range(byte0 // columns * columns, byte1, columns):
+                cell = cells.get((row, byte))
+                if cell is None or cell[0] < min(row1, row + rows) or cell[1] < min(byte1, byte + columns):
+                    return False
+        return True
+
+    def _make_map(self) -> None:
+        """Trade the cells for a byte map."""
+        assert self.data is not None
+        self.written = np.zeros(self.data.size, np.uint8)
+        row_bytes = self.natural_row * self.scale
+        rows = self.written[: self.written.size // row_bytes * row_bytes].reshape(-1, row_bytes)
+        for (row0, byte0), (row1, byte1) in self.cells.items():
+            rows[row0:row1, byte0 * self.scale : byte1 * self.scale] = 1
+        self.unwritten -= self.area
+        self.cells = {}
+
+    @property
+    def natural_row(self) -> int:
+        """Bytes of the rows that regions count in: a partition on chip, the last dimension in HBM."""
+        if self.on_chip or len(self.shape) < 2:
+            return self.row_bytes
+        return self.shape[-1] * self.dtype.itemsize
 
     def unwritten_in(self, view: Tensor) -> tuple[int, ...] | None:
         """Index (inside `view`) of the first element that was never written, or None; poisons what it finds."""
         assert self.data is not None
+        if self.cells:
+            if self._cells_cover(view):
+                return None
+            self._make_map()
         if self.written is None:
             view.map_view(self.data)[...] = POISON_BYTE
             return (0,) * view.ndim
