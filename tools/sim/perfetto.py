@@ -16,9 +16,7 @@ def lane_name(lane: int, lanes: int) -> str:
     index = lane % lanes
     if index < ENGINES:
         return f"{ENGINE_NAMES[index]} Engine"
-    queues = (lanes - ENGINES) // 2
-    kind = "load" if index < ENGINES + queues else "store"
-    return f"DMA {kind} queue {(index - ENGINES) % queues}"
+    return f"DMA queue {index - ENGINES}"
 
 
 def events(trace: Trace, timeline: Timeline) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from .table import TARGETS, facts
 
 __all__ = ["ALIASES", "MODEL_VERSION", "TARGETS", "Fact", "Machine", "Mark", "machine"]
 
-MODEL_VERSION = "1.0"
+MODEL_VERSION = "1.1"
 """Version of the machine tables and timing laws, stored with every result; raise it when either changes."""
 
 ALIASES: dict[str, str] = {
@@ -64,11 +64,13 @@ class Machine:
     vector_min_cycles: float
     vector_overhead_cycles: float
     vector_latency_cycles: float
+    vector_operand_cycles: float
     vector_fast_copy: float
     vector_reciprocal_passes: float
     scalar_min_cycles: float
     scalar_overhead_cycles: float
     scalar_latency_cycles: float
+    scalar_function_cycles: float
     scalar_half_gain: float
     scalar_table_load_ns: float
     accumulator_read_cycles: float
@@ -95,9 +97,7 @@ class Machine:
     hbm_stack_gbps: float
     collective_latency_ns: float
     collective_gbps: float
-    facts: MappingProxyType[str, Fact] = field(
-        repr=False, compare=False, default_factory=lambda: MappingProxyType({})
-    )
+    facts: MappingProxyType[str, Fact] = field(repr=False, compare=False, default_factory=lambda: MappingProxyType({}))
 
     def fact(self, name: str) -> Fact:
         """The number `name` with its unit, mark and source.

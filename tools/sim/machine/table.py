@@ -72,9 +72,7 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         170.0,
         170.0,
     ),
-    "tensor_fp32_passes": _same(
-        4, "ratio", "documented", f"{_ISA}: fp32 matmul runs at a quarter of the bf16 rate"
-    ),
+    "tensor_fp32_passes": _same(4, "ratio", "documented", f"{_ISA}: fp32 matmul runs at a quarter of the bf16 rate"),
     "tensor_onezero_gain": _same(2, "ratio", "documented", f"{_ISA}: is_*_onezero gives up to 2x with fp32"),
     "tensor_fp32_transpose_passes": _each(
         "ratio", "documented", f"{_ARCH}: NC-v3 transpose mode doubles the rate of fp32 transposes", 4, 2, 2
@@ -90,9 +88,7 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         64.0,
         64.0,
     ),
-    "tensor_fp8_gain": _each(
-        "ratio", "documented", f"{_ARCH}: double_row doubles fp8, by doubling K", 1, 2, 2
-    ),
+    "tensor_fp8_gain": _each("ratio", "documented", f"{_ARCH}: double_row doubles fp8, by doubling K", 1, 2, 2),
     "tensor_mx_gain": _each("ratio", "documented", f"{_ARCH}: MX matmul, 4x by packing K", 1, 1, 4),
     "throttle_window_ns": _each(
         "ns",
@@ -102,44 +98,42 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         3400.0,
         3400.0,
     ),
-    "throttle_share": _same(
-        0.5, "ratio", "documented", "Neuron Explorer glossary: below 50 % use the cap returns"
-    ),
-    "throttle_factor": _same(
-        0.5, "ratio", "documented", "Neuron Explorer glossary: capped at about 50 % of peak"
-    ),
+    "throttle_share": _same(0.5, "ratio", "documented", "Neuron Explorer glossary: below 50 % use the cap returns"),
+    "throttle_factor": _same(0.5, "ratio", "documented", "Neuron Explorer glossary: capped at about 50 % of peak"),
     # --- Vector Engine
     "vector_min_cycles": _same(64, "cycles", "documented", f"{_OLD_ISA}: MIN_II"),
     "vector_overhead_cycles": _same(
-        16, "cycles", "fitted", "cycles between two independent instructions beyond their streaming"
+        60, "cycles", "measured", f"{_TRACE}: the next instruction starts N + 56..62 cycles after an independent one"
     ),
     "vector_latency_cycles": (
         Fact(380, "cycles", "measured", f"{_PERF} figures 10 and 17: 2N + 380..401 cycles"),
-        Fact(
-            144,
-            "cycles",
-            "measured",
-            "PSUM evictions on trn2: 512 + 133..148 cycles; the NKI library's top-k model has 144",
-        ),
-        Fact(144, "cycles", "measured", "NC-v3's value, none published"),
+        Fact(140, "cycles", "measured", f"{_TRACE}: copies and reductions last N + 134..148 cycles"),
+        Fact(140, "cycles", "measured", "NC-v3's value, none published"),
     ),
-    "vector_fast_copy": _each(
-        "ratio", "documented", f"{_ARCH}: 2x and 4x performance modes, NC-v3 and later", 1, 4, 4
+    "vector_operand_cycles": _each(
+        "cycles", "measured", f"{_TRACE}: tensor_scalar with a per-partition operand lasts 66 cycles longer", 0, 66, 66
     ),
+    "vector_fast_copy": _each("ratio", "documented", f"{_ARCH}: 2x and 4x performance modes, NC-v3 and later", 1, 4, 4),
     "vector_reciprocal_passes": _same(8, "ratio", "documented", f"{_ISA}: Vector reciprocal costs 8N"),
     # --- Scalar Engine
     "scalar_min_cycles": _same(64, "cycles", "documented", f"{_OLD_ISA}: MIN_II"),
     "scalar_overhead_cycles": _same(
-        16, "cycles", "fitted", "cycles between two independent instructions beyond their streaming"
+        60, "cycles", "measured", f"{_TRACE}: copies start N + 60 cycles after an independent one"
     ),
     "scalar_latency_cycles": (
         Fact(222, "cycles", "measured", f"{_PERF} figure 16: 159 ns"),
-        Fact(345, "cycles", "measured", "exp on trn2: N/1.2 GHz + 287..290 ns"),
-        Fact(345, "cycles", "measured", "NC-v3's value, none published"),
+        Fact(190, "cycles", "measured", f"{_TRACE}: copies last N + 190 cycles"),
+        Fact(190, "cycles", "measured", "NC-v3's value, none published"),
     ),
-    "scalar_half_gain": _each(
-        "ratio", "documented", f"{_ARCH}: NC-v4 streams 256 two-byte elements a cycle", 1, 1, 2
+    "scalar_function_cycles": _each(
+        "cycles",
+        "measured",
+        f"{_TRACE}: activations take 145 cycles more than copies; exp N/1.2 + 287..290 ns",
+        0,
+        145,
+        145,
     ),
+    "scalar_half_gain": _each("ratio", "documented", f"{_ARCH}: NC-v4 streams 256 two-byte elements a cycle", 1, 1, 2),
     "scalar_table_load_ns": _each(
         "ns",
         "measured",
@@ -162,16 +156,12 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
     "vector_scalar_psum_serial": _each(
         "count", "documented", f"{_ARCH}: Vector and Scalar take turns at PSUM on NC-v2", 1, 0, 0
     ),
-    "semaphore_ns": _same(
-        50.0, "ns", "measured", "profiles: 35-60 ns from an engine's end to another's start"
-    ),
-    "same_engine_gap_ns": _same(
-        30.0, "ns", "measured", f"{_PERF} figure 16: own-engine semaphore turn-around"
-    ),
+    "semaphore_ns": _same(50.0, "ns", "measured", "profiles: 35-60 ns from an engine's end to another's start"),
+    "same_engine_gap_ns": _same(30.0, "ns", "measured", f"{_PERF} figure 16: own-engine semaphore turn-around"),
     # --- DMA
     "dma_engines": _same(16, "count", "documented", f"{_ARCH}: DMA engines of one core"),
     "dma_queues": _same(
-        4, "count", "fitted", "queues over which the compiler spreads loads (and as many for stores)"
+        1, "count", "fitted", "instruction streams over which the compiler spreads DMAs that name no engine"
     ),
     "dma_bytes_per_ns": (
         Fact(
@@ -180,9 +170,7 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
             "measured",
             "one engine: 18.1 in a profile with all 16 busy; a whole kernel reached 294 GB/s",
         ),
-        Fact(
-            27.2, "B/ns", "documented", "DMA overview; slope of 256 B..4 KiB descriptors in device profiles"
-        ),
+        Fact(27.2, "B/ns", "documented", "DMA overview; slope of 256 B..4 KiB descriptors in device profiles"),
         Fact(38.4, "B/ns", "documented", "DMA overview"),
     ),
     "dma_descriptor_ns": _same(
@@ -204,14 +192,10 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         8.0, "ns", "fitted", "GpSimd time to write one software descriptor; none is published"
     ),
     "dma_start_ns": _each(
-        "ns", "measured", "profiles: trigger to first packet 0.74-0.98 us", 850.0, 850.0, 850.0
+        "ns", "measured", "profiles: end of the trigger to the first packet 0.74-0.98 us", 850.0, 850.0, 850.0
     ),
-    "dma_completion_ns": _same(
-        300.0, "ns", "measured", "profiles: end of data to start of the consumer 295-342 ns"
-    ),
-    "dma_floor_ns": _same(
-        0.0, "ns", "fitted", "least time between two transfers of one queue beyond the trigger"
-    ),
+    "dma_completion_ns": _same(300.0, "ns", "measured", "profiles: end of data to start of the consumer 295-342 ns"),
+    "dma_floor_ns": _same(0.0, "ns", "fitted", "least time between two transfers of one queue beyond the trigger"),
     "dma_transpose_share": _each(
         "ratio", "documented", f"{_ARCH}: DMA transpose up to 90 % of DMA rate", 0.3, 0.9, 0.9
     ),

@@ -7,12 +7,13 @@ of SBUF and PSUM in `allocation`, the event loop in `scheduling`; every number c
 from .allocation import LiveRanges, live_ranges, peak_usage
 from .costs import LAW_NAMES, Costs, costs
 from .dependence import Edge, Edges, dependencies
-from .options import BETA1, IN_ORDER, CompilerModel, TimingOptions
+from .options import BETA1, BETA2, IN_ORDER, CompilerModel, TimingOptions
 from .scheduling import ENGINES, schedule
 from .timeline import Timeline, Wait, on_grid
 
 __all__ = [
     "BETA1",
+    "BETA2",
     "ENGINES",
     "IN_ORDER",
     "LAW_NAMES",

@@ -56,9 +56,7 @@ def peak_usage(trace: Trace) -> tuple[int, int, int]:
     peaks = {"sbuf": (0, -1), "psum": (0, -1)}
     for space in peaks:
         for core in range(max(trace.cores, 1)):
-            mine = [
-                b for b in trace.buffers if b.space == space and b.core == core and ranges.last[b.id] >= 0
-            ]
+            mine = [b for b in trace.buffers if b.space == space and b.core == core and ranges.last[b.id] >= 0]
             if not mine:
                 continue
             ids = np.array([b.id for b in mine])
@@ -143,9 +141,7 @@ class _Banks:
         self.holders: list[list[tuple[int, int]]] = [[] for _ in range(banks)]
         self.taken_at = [-1] * banks
 
-    def place(
-        self, tile: int, size: int, now: int, last: list[int], bank: int | None = None
-    ) -> list[int] | None:
+    def place(self, tile: int, size: int, now: int, last: list[int], bank: int | None = None) -> list[int] | None:
         """Give `tile` its banks; the tiles that held them before, or None if none is free."""
         need = -(-size // self.bank_bytes)
         banks = len(self.holders)
@@ -155,9 +151,7 @@ class _Banks:
         best, age = -1, 1 << 62
         for start in range(banks - need + 1):
             if not any(live[start : start + need]):
-                newest = max(
-                    (last[h] for b in range(start, start + need) for h, _ in self.holders[b]), default=-1
-                )
+                newest = max((last[h] for b in range(start, start + need) for h, _ in self.holders[b]), default=-1)
                 if newest < age:
                     best, age = start, newest
         if best >= 0:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.sim.errors import UnsupportedError
-from tools.sim.instruction import OPCODES, Engine, Flag, Inst, Operand, Trace
+from tools.sim.instruction import BY_NAME, OPCODES, Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
 
 Floats = NDArray[np.float64]
@@ -60,6 +60,7 @@ class Group:
     """The columns of the instructions that share one cost law."""
 
     machine: Machine
+    opcode: Ints
     engine: Ints
     partitions: Ints
     free: Ints
@@ -69,6 +70,10 @@ class Group:
     def has(self, flag: int) -> Bools:
         """Which instructions carry `flag`."""
         return np.asarray((self.flags & flag) != 0)
+
+
+FAST = ("tensor_copy", "tensor_scalar")
+"""Opcodes that the Vector Engine's performance modes serve (NC-v3 and later)."""
 
 
 def _matmul(g: Group) -> Floats:
@@ -89,15 +94,13 @@ def _transpose(g: Group) -> Floats:
 
 
 def _speedup(g: Group) -> Floats:
-    """Vector performance mode of one-input copies and tensor_scalar: 4x, 2x or 1x."""
+    """Vector performance mode of tensor_copy and tensor_scalar: 4x, 2x or 1x."""
     if g.machine.vector_fast_copy <= 1:
         return np.ones(len(g.flags))
-    psum = g.has(Flag.PSUM_SRC) | g.has(Flag.PSUM_DST)
-    half = g.has(Flag.HALF_IO) & g.has(Flag.COPY_LIKE) & (g.engine == Engine.VECTOR)
-    fast = np.where(
-        psum, np.where(g.has(Flag.CONTIGUOUS), 2.0, 1.0), np.where(g.has(Flag.CONTIGUOUS), 4.0, 2.0)
-    )
-    return np.where(half, fast, 1.0)
+    able = np.isin(g.opcode, [BY_NAME[n].code for n in FAST if n in BY_NAME]) & (g.engine == Engine.VECTOR)
+    psum, flat, half = g.has(Flag.PSUM_SRC) | g.has(Flag.PSUM_DST), g.has(Flag.CONTIGUOUS), g.has(Flag.HALF_IO)
+    in_sbuf = np.where(half & flat, g.machine.vector_fast_copy, np.where(half | flat, 2.0, 1.0))
+    return np.where(able, np.where(psum, np.where(half & flat, 2.0, 1.0), in_sbuf), 1.0)
 
 
 def _stride(g: Group) -> Floats:
@@ -160,6 +163,7 @@ _LAW_INDEX = {name: k for k, name in enumerate(LAW_NAMES)}
 _DMA_LAWS = tuple(_LAW_INDEX[name] for name in ("dma", "dma_transpose"))
 _COLLECTIVE = _LAW_INDEX["collective"]
 _CONTROL = _LAW_INDEX["control"]
+_SCALAR = _LAW_INDEX["scalar"]
 
 
 def laws_of(trace: Trace) -> Ints:
@@ -198,7 +202,7 @@ def costs(trace: Trace, machine: Machine) -> Costs:
         rows = np.flatnonzero(law == index)
         if len(rows):
             group = Group(
-                machine, engine[rows], trace.column(Inst.PARTITIONS)[rows], trace.column(Inst.FREE)[rows],
+                machine, trace.column(Inst.OPCODE)[rows], engine[rows], trace.column(Inst.PARTITIONS)[rows], trace.column(Inst.FREE)[rows],
                 trace.column(Inst.AUX)[rows], flags[rows],
             )  # fmt: skip
             cycles[rows] = LAWS[name](group)
@@ -251,12 +255,14 @@ def _engine_times(
     issue[which] = (cycles[which] + m.tensor_interval_overhead_cycles) / m.tensor_ghz
     latency[which] = issue[which] + m.tensor_pipeline_ns
     which = engine == Engine.VECTOR
-    busy = np.maximum(cycles, m.vector_min_cycles)[which]
-    issue[which] = (busy + m.vector_overhead_cycles) / m.vector_ghz
+    pointer = np.where((flags & Flag.SCALAR_OPERAND) != 0, m.vector_operand_cycles, 0.0)[which]
+    busy = np.maximum(cycles, 1.0)[which] + pointer
+    issue[which] = np.maximum(busy + m.vector_overhead_cycles, m.vector_min_cycles) / m.vector_ghz
     latency[which] = (busy + m.vector_latency_cycles) / m.vector_ghz
     which = engine == Engine.SCALAR
-    busy = np.maximum(cycles, m.scalar_min_cycles)[which] + reduces[which]
-    issue[which] = (busy + m.scalar_overhead_cycles) / m.scalar_ghz
+    function = np.where(law == _SCALAR, m.scalar_function_cycles, 0.0)[which]
+    busy = np.maximum(cycles, 1.0)[which] + reduces[which] + function
+    issue[which] = np.maximum(busy + m.scalar_overhead_cycles, m.scalar_min_cycles) / m.scalar_ghz
     latency[which] = (busy + m.scalar_latency_cycles) / m.scalar_ghz
     which = engine == Engine.GPSIMD
     issue[which] = latency[which] = (

@@ -192,9 +192,7 @@ def _cut(buffer: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints]:
     return np.searchsorted(keys, buffer * span + low), np.searchsorted(keys, buffer * span + high)
 
 
-def _space_edges(
-    trace: Trace, machine: Machine, engine: Ints, writer: Ints, cell: Ints
-) -> tuple[Ints, Ints, Ints]:
+def _space_edges(trace: Trace, machine: Machine, engine: Ints, writer: Ints, cell: Ints) -> tuple[Ints, Ints, Ints]:
     """Edges from the last users of a displaced tile to the first writers of the tile that takes its space.
 
     `writer` are instructions that write a cell nobody wrote before.

@@ -14,17 +14,27 @@ class CompilerModel:
         name: shown in reports.
         window: instructions of one engine among which the scheduler may pick the first that is ready; 1 keeps
             program order.
+        rename: give every whole overwrite of a tile its own space.
+        place_loads: issue the DMAs that name no engine in the order in which their data is needed.
+        queue_window: DMAs among which a queue that the compiler fills picks the first ready one, so that a store
+            that waits for its result holds no load up.
     """
 
     name: str
     window: int = 1
+    rename: bool = False
+    place_loads: bool = False
+    queue_window: int = 16
 
 
 IN_ORDER = CompilerModel("in-order")
-"""Every engine runs its instructions in program order."""
+"""Every engine runs its instructions in program order, in the tiles that the kernel named."""
 
-BETA1 = CompilerModel("beta1", window=64)
-"""neuronxcc.nki kernels: the compiler reorders instructions and overlaps iterations."""
+BETA2 = CompilerModel("beta2", window=64, rename=True, place_loads=True)
+"""nki kernels: the compiler schedules instructions and allocates tiles, but moves no data on its own."""
+
+BETA1 = CompilerModel("beta1", window=64, rename=True, place_loads=True)
+"""neuronxcc.nki kernels: as `beta2`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +57,4 @@ class TimingOptions:
         """The compiler model for a trace of `dialect`."""
         if isinstance(self.compiler_model, CompilerModel):
             return self.compiler_model
-        return BETA1 if dialect.startswith("neuronxcc") else IN_ORDER
+        return BETA1 if dialect.startswith("neuronxcc") else BETA2

@@ -13,12 +13,13 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sim.instruction import Engine, Inst, Operand, Trace
+from tools.sim.instruction import Engine, Inst, Trace
 from tools.sim.machine import Machine
 
 from .costs import Costs, costs
 from .dependence import Edge, Edges, dependencies
-from .options import TimingOptions
+from .options import CompilerModel, TimingOptions
+from .renaming import renamed
 from .timeline import Timeline, Wait
 
 Ints = NDArray[np.int64]
@@ -36,10 +37,12 @@ def schedule(trace: Trace, machine: Machine, options: TimingOptions | None = Non
     """
     options = options or TimingOptions()
     model = options.compiler(trace.dialect)
+    if model.rename:
+        trace = renamed(trace)
     cost = costs(trace, machine)
     edges = dependencies(trace, machine, cost, space=options.space)
     lane, lanes = lanes_of(trace, machine, cost)
-    return _play(trace, machine, options, model.window, model.name, cost, edges, lane, lanes)
+    return _play(trace, machine, options, model, cost, edges, lane, lanes)
 
 
 def lanes_of(trace: Trace, machine: Machine, cost: Costs) -> tuple[Ints, int]:
@@ -50,19 +53,24 @@ def lanes_of(trace: Trace, machine: Machine, cost: Costs) -> tuple[Ints, int]:
     up.
     """
     queues = machine.dma_queues
-    lanes = ENGINES + 2 * queues
+    lanes = ENGINES + queues
     lane = cost.engine.copy()
     free = np.flatnonzero(cost.is_dma & (cost.engine == Engine.UNKNOWN))
     if len(free):
-        owner = np.repeat(np.arange(len(trace)), trace.column(Inst.OPERANDS))
-        in_hbm = np.array([b.space not in ("sbuf", "psum") for b in trace.buffers] or [False])
-        to_hbm = np.zeros(len(trace), np.bool_)
-        operands = trace.operands
-        to_hbm[owner[in_hbm[operands[:, Operand.BUFFER]] & ((operands[:, Operand.FLAGS] & 1) != 0)]] = True
-        stores, loads = free[to_hbm[free]], free[~to_hbm[free]]
-        lane[loads] = ENGINES + np.arange(len(loads)) % queues
-        lane[stores] = ENGINES + queues + np.arange(len(stores)) % queues
+        lane[free] = ENGINES + np.arange(len(free)) % queues
     return lane + trace.column(Inst.CORE) * lanes, lanes
+
+
+def _needed(cost: Costs, edges: Edges, placed: NDArray[np.bool_]) -> Ints:
+    """Order in which the compiler issues: program order, but each DMA that it places just before its first reader."""
+    n = len(cost.is_dma)
+    first = np.full(n, n)
+    read = edges.kind == Edge.RESULT
+    np.minimum.at(first, edges.before[read], edges.after[read])
+    rank = np.arange(n)
+    moved = placed & cost.is_dma & (first < n)
+    rank[moved] = first[moved]
+    return rank
 
 
 _WAIT_OF_EDGE = (Wait.RESULT, Wait.RELEASE, Wait.ORDER, Wait.SPACE, Wait.SPACE)
@@ -72,14 +80,14 @@ def _play(
     trace: Trace,
     machine: Machine,
     options: TimingOptions,
-    window: int,
-    model_name: str,
+    model: CompilerModel,
     cost: Costs,
     edges: Edges,
     lane_of: Ints,
     lanes: int,
 ) -> Timeline:
     n = len(trace)
+    window = model.window
     total_lanes = lanes * max(int(trace.cores), 1 + (int(trace.column(Inst.CORE).max()) if n else 0))
     # Successors in compressed form, with the signalling delay of each edge worked out beforehand.
     order = np.argsort(edges.before, kind="stable")
@@ -96,7 +104,10 @@ def _play(
     succ, succ_kind, succ_delay = after.tolist(), kinds.tolist(), delay.tolist()
     ptr = pointer.tolist()
 
-    by_lane = np.argsort(lane_of, kind="stable")
+    rank = np.arange(n)
+    if model.place_loads:
+        rank = _needed(cost, edges, lane_of % lanes >= ENGINES)
+    by_lane = np.lexsort((np.arange(n), rank, lane_of))
     counts = np.bincount(lane_of, minlength=total_lanes)
     offsets = np.concatenate([[0], np.cumsum(counts)]).tolist()
     sequence = by_lane.tolist()
@@ -104,7 +115,8 @@ def _play(
     place[by_lane] = np.arange(n)
     position = place.tolist()
     base = offsets[:-1].copy()
-    horizon = [min(b + window, e) for b, e in zip(base, offsets[1:])]
+    windows = [window if owner % lanes < ENGINES else model.queue_window for owner in range(total_lanes)]
+    horizon = [min(b + w, e) for b, e, w in zip(base, offsets[1:], windows)]
 
     lane = lane_of.tolist()
     issue, latency, releases = cost.issue_ns.tolist(), cost.latency_ns.tolist(), cost.release_ns.tolist()
@@ -196,8 +208,8 @@ def _play(
         wake[owner] = infinity
         waiting, candidates = pending[owner], avail[owner]
         while waiting and waiting[0][0] <= now:
-            heappush(candidates, heappop(waiting)[1])
-        i = heappop(candidates)
+            heappush(candidates, position[heappop(waiting)[1]])
+        i = sequence[heappop(candidates)]
         issued[i] = 1
         begin, reason = now, 0
         if ports[i]:
@@ -217,7 +229,7 @@ def _play(
         if is_dma[i]:
             done = begin + issue[i]
             issue_at[i] = free[owner] = done
-            heappush(events, (begin + dma_start, ~i))
+            heappush(events, (done + dma_start, ~i))
         else:
             taken, result, released = issue[i], latency[i], releases[i]
             if owner % lanes == tensor:
@@ -243,7 +255,7 @@ def _play(
             while at < stop and issued[sequence[at]]:
                 at += 1
             base[owner] = at
-            reach = at + window if at + window < stop else stop
+            reach = min(at + windows[owner], stop)
             for p in range(horizon[owner], reach):
                 if not missing[sequence[p]]:
                     # Not yet visible to `finish`: the horizon moves only after this loop.
@@ -262,5 +274,5 @@ def _play(
     return Timeline(
         np.array(start_at), np.array(issue_at), np.array(end_at), np.array(data_start), np.array(data_end),
         np.array(wait, np.int64), np.array(who, np.int64), np.array(idle), lane_of, lanes, cost,
-        max(end_at, default=0.0), model_name,
+        max(end_at, default=0.0), model.name,
     )  # fmt: skip
