@@ -92,6 +92,7 @@ class Core:
         launch.lines = self.builder.lines
         self.registers: dict[Engine, NDArray[np.float32]] = {}
         self.random = np.random.default_rng(launch.options.seed + index)
+        self.random_states: dict[Engine, NDArray[np.uint32]] = {}
         self.shared_count = 0
         self.exact = launch.options.precision == "exact"
         self._rows = self.builder.rows
@@ -100,6 +101,8 @@ class Core:
         self._lines = self.builder.line_ids
         self._limit = launch.options.max_instructions * 11
         self.constants: dict[Any, Tensor] = {}
+        self.depends_on_data = False
+        """Set when a shapes-only run took an index from a tensor's (unknown) value."""
         self._scratch = np.empty(0, np.float32)
 
     def scratch(self, size: int) -> NDArray[np.float32]:

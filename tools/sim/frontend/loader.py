@@ -11,7 +11,7 @@ import builtins
 import inspect
 import linecache
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +69,8 @@ class ModuleSpace:
 
     search_paths: tuple[Path, ...] = ()
     allowed: frozenset[str] | None = None
+    builtins: Mapping[str, Any] | None = None
+    """Built-in names of the kernel's modules; None: Python's own."""
     modules: dict[str, ModuleType] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
     sources: dict[str, str] = field(default_factory=dict)
@@ -80,7 +82,7 @@ class ModuleSpace:
         module.__file__ = filename
         module.__package__ = package
         namespace = module.__dict__
-        bound = dict(vars(builtins))
+        bound = dict(vars(builtins) if self.builtins is None else self.builtins)
         bound["__import__"] = self.import_module
         namespace["__builtins__"] = bound
         self.modules[name] = module
@@ -237,9 +239,10 @@ def load_source(
     function: str = "kernel",
     filename: str = "kernel.py",
     allowed_imports: frozenset[str] | None = None,
+    builtins: Mapping[str, Any] | None = None,
 ) -> LoadedKernel:
-    """Load a kernel from source text; `filename` only names it in diagnostics."""
-    space = ModuleSpace((), allowed_imports)
+    """Load a kernel from source text; `filename` only names it in diagnostics, `builtins` are for untrusted source."""
+    space = ModuleSpace((), allowed_imports, builtins)
     loaded = _guarded(lambda: space.execute(source, filename, "kernel", ""), filename, space)
     return _entry(loaded, function, source, filename, space, ())
 
