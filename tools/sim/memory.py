@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tools.sim.tensor import Tensor
 
 ON_CHIP = ("sbuf", "psum")
+_HBM = ("hbm", "private_hbm")
 POISON_BYTE = 0xFF
 """Fills bytes that were never written when something reads them: NaN in every float format that has one."""
 
@@ -82,6 +83,17 @@ class Buffer:
         self.groups: dict[Any, bool] | None = None
         self.from_data = False
         self.host: NDArray[Any] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Kernels ask `tensor.buffer == nl.sbuf`: a buffer equals the name of the memory that it lies in."""
+        if isinstance(other, str):
+            return other == self.space or (other in _HBM and self.space in _HBM)
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __str__(self) -> str:
+        return self.space
 
     @property
     def scale(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
@@ -132,8 +133,10 @@ class Tensor:
 
     # -- values ------------------------------------------------------------------------------------------------------
 
-    def view(self) -> NDArray[Any]:
-        """The elements as a NumPy view of the storage; no check, no copy."""
+    def view(self, dtype: Any = None) -> Any:
+        """The elements as a NumPy view of the storage (no check, no copy); with a type, `reinterpret_cast`."""
+        if dtype is not None:
+            return self.reinterpret_cast(dtype)
         view = self._view
         if view is None:
             buffer = self.buffer
@@ -332,6 +335,12 @@ class Tensor:
             new_strides.append(strides[-1] if dropped_last else 1)
         elif not new_shape:
             new_shape, new_strides = [1], [1]
+        if self.indirect is not None and new_shape[0] != shape[0]:
+            context.fail(
+                "KW-INDIRECT-SLICE",
+                f"dimension 0 of {self!r} is gathered by an index tile and can't be sliced",
+                fix="slice the index tile instead",
+            )
         return self._derive(tuple(new_shape), tuple(new_strides), offset)
 
     def _derive(self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Tensor:
@@ -392,8 +401,15 @@ class Tensor:
                     "a vector_offset needs an HBM tensor and indirect_dim=0",
                     fix="gather rows of an HBM tensor, or use nc_n_gather/local_gather on chip",
                 )
+            if self.indirect is not None:
+                context.fail(
+                    "KW-INDIRECT-TWICE",
+                    f"{self!r} is already gathered by an index tile",
+                    operand="vector_offset",
+                    fix="gather once, with the combined index",
+                )
             indirect = Indirect(vector_offset, 0, prod(self.shape[1:]))
-        view = Tensor(
+        view = type(self)(
             self.buffer, tuple(n for _, n in steps), new, start, tuple(s for s, _ in steps), indirect or self.indirect
         )
         view._require_bounds(".ap")
@@ -475,6 +491,189 @@ class Tensor:
                 fix="use nc_transpose or dma_transpose to move data across partitions",
             )
         return self._derive(tuple(self.shape[d] for d in order), tuple(self.strides[d] for d in order), self.offset)
+
+    # dimension by dimension (0.5 and later)
+
+    def _axis(self, dim: int, what: str, *, partition: bool = False, end: bool = False) -> int:
+        """`dim` as a non-negative index; the partition (or gathered) dimension only where `partition` allows it."""
+        limit = self.ndim + 1 if end else self.ndim
+        axis = int(dim) + limit if int(dim) < 0 else int(dim)
+        if not 0 <= axis < limit:
+            context.fail(
+                "KW-VIEW-DIM",
+                f"{what}: {self!r} has no dimension {dim}",
+                operand="dim",
+                found=int(dim),
+                limit=f"0..{limit - 1}",
+                fix="count dimensions from 0",
+            )
+        if axis == 0 and not partition and (self.buffer.on_chip or self.indirect is not None):
+            context.fail(
+                "KW-VIEW-PARTITION",
+                f"{what}: dimension 0 of {self!r} is the "
+                + ("partition dimension" if self.buffer.on_chip else "gathered dimension")
+                + " and must stay as it is",
+                operand="dim",
+                found=0,
+                limit=">= 1",
+                fix="work on the free dimensions; move data across partitions with nc_transpose or a DMA",
+            )
+        return axis
+
+    def slice(self, dim: int, start: Any, end: Any, step: int = 1) -> Tensor:
+        """Elements start:end:step of one dimension."""
+        axis = self._axis(dim, "slice", partition=True)
+        key: list[Any] = [slice(None)] * self.ndim
+        key[axis] = slice(context.index_value(start), context.index_value(end), step)
+        return self[tuple(key)]
+
+    def select(self, dim: int, index: Any) -> Tensor:
+        """One element of a dimension, which is dropped; the index may be a register or a 1-element tensor."""
+        dynamic = not isinstance(index, int | np.integer)
+        axis = self._axis(dim, "select", partition=not dynamic)
+        key: list[Any] = [slice(None)] * self.ndim
+        key[axis] = context.index_value(index)
+        return self[tuple(key)]
+
+    def vector_select(self, dim: int, vector_offset: Tensor) -> Tensor:
+        """Row p of the result is row `vector_offset[p]` of this HBM tensor; dimension 0 only."""
+        if dim != 0 or self.buffer.on_chip or self.indirect is not None:
+            context.fail(
+                "KW-AP-VECTOR-OFFSET",
+                "vector_select needs an HBM tensor without dynamic rows, and dim=0",
+                operand="dim",
+                found=dim,
+                limit=0,
+                fix="gather rows of an HBM tensor, or use nc_n_gather/local_gather on chip",
+            )
+        indirect = Indirect(vector_offset, 0, self.strides[0])
+        shape = (vector_offset.shape[0], *self.shape[1:])
+        return type(self)(self.buffer, shape, self.dtype, self.offset, self.strides, indirect)
+
+    def broadcast(self, dim: int, size: int) -> Tensor:
+        """A dimension of size 1 repeated `size` times (stride 0)."""
+        axis = self._axis(dim, "broadcast")
+        if self.shape[axis] != 1:
+            context.fail(
+                "KW-BROADCAST",
+                f"broadcast: dimension {dim} of {self!r} has size {self.shape[axis]}, not 1",
+                operand="dim",
+                found=self.shape[axis],
+                limit=1,
+                fix="only dimensions of size 1 can be repeated; expand_dim first",
+            )
+        return self._with(axis, axis + 1, ((context.index_value(size), 0),))
+
+    def expand_dim(self, dim: int) -> Tensor:
+        """A new dimension of size 1 at position `dim`."""
+        axis = self._axis(dim, "expand_dim", end=True)
+        stride = self.strides[axis] * self.shape[axis] if axis < self.ndim else 1
+        return self._with(axis, axis, ((1, stride),))
+
+    def squeeze_dim(self, dim: int) -> Tensor:
+        """The view without dimension `dim`, whose size is 1."""
+        axis = self._axis(dim, "squeeze_dim")
+        if self.shape[axis] != 1 or self.ndim == (2 if self.buffer.on_chip else 1):
+            context.fail(
+                "KW-SQUEEZE",
+                f"squeeze_dim: dimension {dim} of {self!r} can't be dropped",
+                operand="dim",
+                found=self.shape[axis],
+                limit=1,
+                fix="only dimensions of size 1 can be dropped, and on-chip tensors stay 2-D",
+            )
+        return self._with(axis, axis + 1, ())
+
+    def reshape_dim(self, dim: int, shape: Sequence[int]) -> Tensor:
+        """One dimension split into several; one size may be -1."""
+        sizes = [int(n) for n in shape]
+        axis = self._axis(dim, "reshape_dim", partition=len(sizes) == 1)
+        n = self.shape[axis]
+        if sizes.count(-1) == 1:
+            known = prod(s for s in sizes if s != -1)
+            sizes = [n // max(known, 1) if s == -1 else s for s in sizes]
+        if prod(sizes) != n or min(sizes, default=1) < 1:
+            context.fail(
+                "KW-RESHAPE",
+                f"reshape_dim: dimension {dim} of {self!r} has {n} elements and can't be split into {tuple(shape)}",
+                operand="shape",
+                found=prod(sizes),
+                limit=n,
+                fix="give sizes whose product is the dimension's size",
+            )
+        dims: list[tuple[int, int]] = []
+        step = self.strides[axis]
+        for size in reversed(sizes):
+            dims.insert(0, (size, step))
+            step *= size
+        return self._with(axis, axis + 1, dims)
+
+    def flatten_dims(self, start_dim: int, end_dim: int) -> Tensor:
+        """Dimensions start_dim..end_dim (inclusive), which must lie without gaps, merged into one."""
+        first = self._axis(start_dim, "flatten_dims", partition=start_dim == end_dim)
+        last = self._axis(end_dim, "flatten_dims", partition=True)
+        dims = [(n, s) for n, s in zip(self.shape[first : last + 1], self.strides[first : last + 1]) if n != 1]
+        if last < first or any(outer != inner * n for (_, outer), (n, inner) in itertools.pairwise(dims)):
+            context.fail(
+                "KW-RESHAPE-STRIDED",
+                f"flatten_dims: dimensions {start_dim} to {end_dim} of {self!r} don't lie without gaps",
+                operand="start_dim",
+                found=list(self.strides[first : last + 1]),
+                fix="copy the view first, or merge before slicing and permuting",
+            )
+        step = dims[-1][1] if dims else 1
+        return self._with(first, last + 1, ((prod(n for n, _ in dims), step),))
+
+    def _with(self, first: int, last: int, dims: Sequence[tuple[int, int]]) -> Tensor:
+        """The view with dimensions [first, last) replaced by (size, stride) pairs."""
+        shape = (*self.shape[:first], *(n for n, _ in dims), *self.shape[last:])
+        strides = (*self.strides[:first], *(s for _, s in dims), *self.strides[last:])
+        return self._derive(shape, strides, self.offset)
+
+    def rearrange(
+        self, src_pattern: Sequence[Any], dst_pattern: Sequence[Any], fixed_sizes: dict[str, int] | None = None
+    ) -> Tensor:
+        """Split, reorder and merge dimensions by name: ('b', ('h', 'w')) to ('b', 'w', 'h') with {'h': 4}."""
+        fixed = dict(fixed_sizes or {})
+        groups = [(g,) if isinstance(g, str) else tuple(g) for g in src_pattern]
+        targets = [(g,) if isinstance(g, str) else tuple(g) for g in dst_pattern]
+        names = [n for g in groups for n in g]
+        if (
+            len(groups) != self.ndim
+            or sorted(names) != sorted(n for g in targets for n in g)
+            or len(set(names)) != len(names)
+        ):
+            context.fail(
+                "KW-REARRANGE",
+                f"rearrange: {src_pattern} doesn't describe {self!r}, or {dst_pattern} uses other names",
+                operand="src_pattern",
+                found=str(src_pattern),
+                limit=self.ndim,
+                fix="name every dimension once on both sides",
+            )
+        view = self
+        axis = 0
+        for group in groups:
+            if len(group) > 1:
+                view = view.reshape_dim(axis, [fixed.get(n, -1) for n in group])
+            elif fixed.get(group[0], view.shape[axis]) != view.shape[axis]:
+                context.fail(
+                    "KW-REARRANGE",
+                    f"rearrange: {group[0]!r} is {view.shape[axis]}, not {fixed[group[0]]}",
+                    operand="fixed_sizes",
+                    found=fixed[group[0]],
+                    limit=view.shape[axis],
+                )
+            axis += len(group)
+        view = view.permute([names.index(n) for g in targets for n in g])
+        for axis, group in enumerate(targets):
+            if len(group) > 1:
+                view = view.flatten_dims(axis, axis + len(group) - 1)
+        return view
+
+    def is_indirect(self) -> bool:
+        """Whether the view's rows come from an index tensor."""
+        return self.indirect is not None
 
     def reinterpret_cast(self, dtype: Any) -> Tensor:
         """The same bytes as another type; the last dimension is scaled by the ratio of sizes."""

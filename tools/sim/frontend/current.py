@@ -5,52 +5,126 @@ ISA calls write their `dst`; the `nl.*` functions are a thin layer that allocate
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from tools.sim import dtypes
+from tools.sim import context, dtypes
+from tools.sim.errors import KernelError
 from tools.sim.frontend import language
 from tools.sim.frontend.jit import make_jit
 from tools.sim.frontend.modules import make
-from tools.sim.isa import control, dma, enums, gpsimd, scalar, tensor, vector
+from tools.sim.isa import (
+    control,
+    dma,
+    enums,
+    gather,
+    gpsimd,
+    microscaling,
+    randomness,
+    scalar,
+    search,
+    select,
+    tensor,
+    vector,
+)
 from tools.sim.isa.ops import OpHandle
 from tools.sim.tensor import Tensor
 
 REMOVED = ("benchmark", "profile", "baremetal", "simulate_kernel", "trace")
 """Beta-1 tools that the current namespace refuses by name (release notes 2.28)."""
 
-ISA: dict[str, Any] = {
-    function.__name__: function
-    for function in (
-        tensor.nc_matmul,
-        tensor.nc_transpose,
-        vector.tensor_copy,
-        vector.memset,
-        vector.tensor_tensor,
-        vector.tensor_scalar,
-        vector.scalar_tensor_tensor,
-        vector.tensor_reduce,
-        vector.tensor_scalar_reduce,
-        vector.reciprocal,
-        vector.bn_stats,
-        vector.bn_aggr,
-        vector.tensor_copy_predicated,
-        vector.tensor_tensor_scan,
-        scalar.activation,
-        scalar.activation_reduce,
-        gpsimd.iota,
-        gpsimd.affine_select,
-        gpsimd.tensor_partition_reduce,
-        dma.dma_copy,
-        dma.dma_transpose,
-        dma.dma_compute,
-        control.register_alloc,
-        control.register_load,
-        control.register_move,
-        control.register_store,
-        control.get_nc_version,
-    )
-}
+
+class Instruction:
+    """What an instruction call gives back: a handle that takes scheduling edges.
+
+    Instructions run in program order here and every data dependence is kept, so an edge changes nothing.
+    """
+
+    def depends_on(self, *producers: Any) -> Instruction:
+        """Run after `producers`, which must be handles of earlier instructions."""
+        for producer in producers:
+            if not isinstance(producer, Instruction):
+                context.fail(
+                    "KW-OPERAND-TYPE",
+                    f"depends_on: {type(producer).__name__} is no instruction",
+                    fix="pass what an nisa call returned",
+                )
+        return self
+
+
+_HANDLE = Instruction()
+
+
+def _issued(function: Callable[..., None]) -> Callable[..., Instruction]:
+    """`function` returning a handle (0.6)."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Instruction:
+        function(*args, **kwargs)
+        return _HANDLE
+
+    return call
+
+
+INSTRUCTIONS: tuple[Callable[..., None], ...] = (
+    tensor.nc_matmul,
+    tensor.nc_transpose,
+    microscaling.nc_matmul_mx,
+    microscaling.quantize_mx,
+    vector.tensor_copy,
+    vector.tensor_copy_dynamic_src,
+    vector.tensor_copy_dynamic_dst,
+    vector.memset,
+    vector.tensor_tensor,
+    vector.tensor_scalar,
+    vector.scalar_tensor_tensor,
+    vector.tensor_reduce,
+    vector.tensor_scalar_reduce,
+    vector.reciprocal,
+    vector.bn_stats,
+    vector.bn_aggr,
+    vector.tensor_copy_predicated,
+    vector.tensor_tensor_scan,
+    select.range_select,
+    select.select_reduce,
+    select.tensor_scalar_cumulative,
+    select.exponential,
+    search.max8,
+    search.nc_find_index8,
+    search.nc_match_replace8,
+    search.topk,
+    gather.nc_stream_shuffle,
+    gather.local_gather,
+    gather.nc_n_gather,
+    gather.sequence_bounds,
+    gather.nonzero_with_count,
+    randomness.dropout,
+    randomness.rng,
+    randomness.rand2,
+    randomness.rand_set_state,
+    randomness.rand_get_state,
+    randomness.set_rng_seed,
+    scalar.activation,
+    scalar.activation_reduce,
+    scalar.activate2,
+    gpsimd.iota,
+    gpsimd.affine_select,
+    gpsimd.tensor_partition_reduce,
+    dma.dma_copy,
+    dma.dma_transpose,
+    dma.dma_compute,
+)
+QUERIES: tuple[Callable[..., Any], ...] = (
+    control.register_alloc,
+    control.register_load,
+    control.register_move,
+    control.register_store,
+    control.get_nc_version,
+    control.get_nc_sub_version,
+)
+ISA: dict[str, Any] = {f.__name__: _issued(f) for f in INSTRUCTIONS} | {f.__name__: f for f in QUERIES}
 """Every instruction of `nki.isa`, by name."""
 
 ENUMS: dict[str, Any] = {
@@ -64,6 +138,8 @@ def _language() -> dict[str, Any]:
     members: dict[str, Any] = {str(d): d for d in dtypes.ALL if d not in ("bool", "int64", "float64")}
     members["bool_"] = members["bool"] = dtypes.bool_
     members.update({name: getattr(language, name) for name in language.PUBLIC})
+    members["range"] = language.affine_range
+    members["NkiTensor"] = Tensor
     for name in language.OPERATORS:
         members[name] = OpHandle(name, language.OPERATORS[name])
     return members
@@ -74,6 +150,7 @@ def build() -> dict[str, ModuleType]:
     nl = make("nki.language", "Tensors, allocation and math functions.", **_language())
     constants = make("nki.isa.constants", "Enumerations.", **ENUMS)
     nisa = make("nki.isa", "Instructions.", **ISA, **ENUMS, **FLAT_ENGINES, constants=constants)
+    nisa.NkiInstruction, nisa.NkiValidationError = Instruction, KernelError  # type: ignore[attr-defined]
     nisa.VirtualRegister = control.Register  # type: ignore[attr-defined]
     typing = make("nki.typing", "Annotations.", tensor=language.Annotation(), mutable_tensor=language.Annotation())
     dtype = make("nki.dtype", "Data types.", **{str(d): d for d in dtypes.ALL})

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import ml_dtypes
 import numpy as np
 
 from tools.sim import context, dtypes
 from tools.sim.dtypes import as_dtype
-from tools.sim.isa import control, dma, scalar, vector
+from tools.sim.isa import control, dma, enums, gather, randomness, scalar, vector
 from tools.sim.isa import tensor as pe
 from tools.sim.tensor import DynSlice, Tensor
 
@@ -33,7 +35,7 @@ hbm = private_hbm
 def _space(buffer: Any) -> str:
     if buffer is None:
         return "sbuf"
-    name = str(buffer)
+    name = str(buffer)  # a Memory, its name, or the `buffer` of a tensor
     if name in ("sbuf", "psum", "shared_hbm", "private_hbm"):
         return name
     if name == "hbm":
@@ -226,6 +228,14 @@ class _TileSize:
     @property
     def sbuf_fmax_bytes(self) -> int:
         return self.total_available_sbuf_size
+
+    @property
+    def sbuf_fmax(self) -> int:
+        return self.total_available_sbuf_size // 4
+
+    @property
+    def sbuf_size_bytes(self) -> int:
+        return int(self._machine().sbuf_partition_bytes) * self.pmax
 
 
 tile_size = _TileSize()
@@ -549,33 +559,168 @@ def where(condition: Any, x: Any, y: Any, dtype: Any = None) -> Tensor:
     return dst
 
 
+def is_hbm(buffer: Any) -> bool:
+    """Whether `buffer` names HBM of any kind."""
+    return not is_on_chip(buffer)
+
+
+def is_on_chip(buffer: Any) -> bool:
+    """Whether `buffer` names SBUF or PSUM."""
+    return _space(buffer) in ("sbuf", "psum")
+
+
+def is_psum(buffer: Any) -> bool:
+    """Whether `buffer` names PSUM."""
+    return _space(buffer) == "psum"
+
+
+def is_sbuf(buffer: Any) -> bool:
+    """Whether `buffer` names SBUF."""
+    return _space(buffer) == "sbuf"
+
+
+def _wide(x: Tensor) -> Tensor:
+    """A float32 scratch tile with x's shape."""
+    return _new(x.shape, dtypes.float32)
+
+
+def _lanes(x: Tensor) -> Tensor:
+    return _new((x.shape[0], 1), dtypes.float32)
+
+
+def _whole(x: Tensor, axis: Any, api: str) -> tuple[int, ...]:
+    axes = vector.free_axes(axis, x.ndim, api=api)
+    if axes[0] != 1:
+        context.unsupported(f"{api} over some of several free dimensions (axis={axis} of {x!r})")
+    return axes
+
+
+def softmax(x: Any, axis: Any = -1, dtype: Any = None) -> Tensor:
+    """exp(x - max) / sum over all free dimensions, computed in float32."""
+    tile = _tile(x, "x", "nl.softmax")
+    axes = _whole(tile, axis, "nl.softmax")
+    top, total, powers = _lanes(tile), _lanes(tile), _wide(tile)
+    vector.tensor_reduce(top, "maximum", tile, axes, negate=True)
+    scalar.activation(powers, "exp", tile, bias=top, reduce_op="add", reduce_res=total, reduce_cmd=_RESET)
+    vector.reciprocal(total, total)
+    dst = _new(tile.shape, dtype or tile.dtype)
+    vector.tensor_scalar(dst, powers, "multiply", total)
+    return dst
+
+
+def rms_norm(
+    x: Any, w: Any, axis: Any, n: Any, epsilon: float = 1e-6, dtype: Any = None, compute_dtype: Any = None
+) -> Tensor:
+    """x / sqrt(sum(x * x) / n + epsilon) * w over the free dimensions.
+
+    Args:
+        x: tile [P, F...].
+        w: weights, a tile with x's shape.
+        axis: the free dimensions.
+        n: number of values in the mean.
+        epsilon: added to the mean square.
+        dtype: of the result; x's by default.
+        compute_dtype: of the intermediate products; float32 by default.
+    """
+    api = "nl.rms_norm"
+    tile, weights = _tile(x, "x", api), _tile(w, "w", api)
+    _whole(tile, axis, api)
+    total = _lanes(tile)
+    squares = _new(tile.shape, compute_dtype or dtypes.float32)
+    scalar.activation(squares, "square", tile, reduce_op="add", reduce_res=total, reduce_cmd=_RESET)
+    vector.tensor_scalar(total, total, "multiply", 1.0 / float(n), op1="add", operand1=float(epsilon))
+    scalar.activation(total, "rsqrt", total)
+    dst = _new(tile.shape, dtype or tile.dtype)
+    vector.scalar_tensor_tensor(dst, tile, "multiply", total, "multiply", weights)
+    return dst
+
+
+def var(x: Any, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """Variance over the free dimensions; the result keeps them as size 1 whatever `keepdims` says (documented)."""
+    tile = _tile(x, "x", "nl.var")
+    axes = _whole(tile, axis, "nl.var")
+    count = tile.free_size
+    mean, spread = _lanes(tile), _wide(tile)
+    vector.tensor_reduce(mean, "add", tile, axes)
+    vector.tensor_scalar(mean, mean, "multiply", 1.0 / count)
+    vector.tensor_scalar(spread, tile, "subtract", mean)
+    vector.tensor_tensor(spread, spread, spread, "multiply")
+    dst = _new((tile.shape[0], *([1] * len(axes))), dtype or tile.dtype)
+    vector.tensor_reduce(dst, "add", spread, axes)
+    vector.tensor_scalar(dst, dst, "multiply", 1.0 / count)
+    return dst
+
+
+def dropout(x: Any, rate: Any, dtype: Any = None) -> Tensor:
+    """x with elements replaced by 0 with probability `rate` (a number or a [P, 1] tile)."""
+    tile = _tile(x, "x", "nl.dropout")
+    dst = _new(tile.shape, tile.dtype)
+    randomness.dropout(dst, tile, rate)
+    return dst if dtype is None else _copy(dst, dtype)
+
+
+def rand(shape: Any, dtype: Any, buffer: Any = sbuf, name: str = "") -> Tensor:
+    """A new tile of uniform random numbers in [0, 1)."""
+    tile = ndarray(shape, dtype, buffer, name)
+    randomness.draw_uniform(tile, 0.0, 1.0, "nl.rand")
+    return tile
+
+
+def random_seed(seed: Any) -> None:
+    """Seed `rand` and `dropout` from a 32-bit [1, 1] tile."""
+    randomness.set_rng_seed(_tile(seed, "seed", "nl.random_seed"))
+
+
+def gather_flattened(data: Any, indices: Any, axis: int = 0, dtype: Any = None) -> Tensor:
+    """data[p, indices[p, i]] over the flattened free dimensions, with the shape of indices."""
+    source, index = _tile(data, "data", "nl.gather_flattened"), _tile(indices, "indices", "nl.gather_flattened")
+    if axis != 0:
+        context.unsupported(f"nl.gather_flattened(axis={axis})")
+    dst = _new(index.shape, source.dtype)
+    gather.nc_n_gather(dst, source, index)
+    return dst if dtype is None else _copy(dst, dtype)
+
+
+class _FloatInfo:
+    """Limits of a float type, as `numpy.finfo` gives them."""
+
+    def __init__(self, dtype: Any) -> None:
+        kind = _dtype(dtype)
+        if not kind.is_float:
+            context.fail("KW-DTYPE", f"nl.finfo: {kind} is no float type", operand="dtype", found=str(kind))
+        info = ml_dtypes.finfo(kind.storage)  # type: ignore[no-untyped-call]
+        self.dtype = kind
+        self.bits = int(info.bits)
+        self.min = float(info.min)
+        self.max = float(info.max)
+        self.eps = float(info.eps)
+        self.tiny = float(info.tiny)
+        self.smallest_normal = float(info.smallest_normal)
+
+
+def finfo(dtype: Any) -> _FloatInfo:
+    """Limits of a float type: min, max, eps, tiny, bits."""
+    return _FloatInfo(dtype)
+
+
+fp32 = _FloatInfo(dtypes.float32)
+"""`nl.fp32.min`: the smallest float32."""
+_RESET = enums.reduce_cmd.reset_reduce
+
+
 # -- classes, annotations, tools ---------------------------------------------------------------------------------------
 
 
 class NKIObject:
-    """Base of classes used inside kernels: an initialiser is made from the annotations when the class has none."""
+    """Base of classes used inside kernels.
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in cls.__dict__:
-            return
-        annotated: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            annotated.update(base.__dict__.get("__annotations__", {}))
-        if annotated and not any("__init__" in b.__dict__ for b in cls.__mro__[1:-1] if b is not NKIObject):
-            cls.__init__ = _synthesised(annotated)  # type: ignore[method-assign]
+    A class without an `__init__` of its own takes its annotated names, positionally or by keyword; defaults come from the
+    class body. `__post_init__` runs afterwards. Objects of one class are equal when their attributes are.
+    """
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _synthesised(annotated: dict[str, Any]) -> Callable[..., None]:
-    names = [n for n, kind in annotated.items() if "ClassVar" not in str(kind)]
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
+        names = _annotated(cls)
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__}() takes {len(names)} arguments but {len(args)} were given")
         given = dict(zip(names, args))
@@ -584,17 +729,34 @@ def _synthesised(annotated: dict[str, Any]) -> Callable[..., None]:
                 raise TypeError(f"{cls.__name__}() got an unexpected argument {key!r}")
             given[key] = value
         for name in names:
-            if name in given:
-                object.__setattr__(self, name, given[name])
-            elif hasattr(cls, name):
-                object.__setattr__(self, name, getattr(cls, name))
-            else:
-                raise TypeError(f"{cls.__name__}() misses the argument {name!r}")
+            if name not in given:
+                given[name] = _default(cls, name)
+            object.__setattr__(self, name, given[name])
         after = getattr(self, "__post_init__", None)
         if after is not None:
             after()
 
-    return __init__
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _annotated(cls: type) -> list[str]:
+    """Annotated names of a class and its bases, bases first, without class variables."""
+    names: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        names.update(base.__dict__.get("__annotations__", {}))
+    return [n for n, kind in names.items() if "ClassVar" not in str(kind)]
+
+
+def _default(cls: type, name: str) -> Any:
+    default = getattr(cls, name, dataclasses.MISSING)
+    if isinstance(default, dataclasses.Field):
+        default = default.default_factory() if callable(default.default_factory) else default.default
+    if default is dataclasses.MISSING:
+        raise TypeError(f"{cls.__name__}() misses the argument {name!r}")
+    return default
 
 
 class Annotation:
@@ -674,6 +836,19 @@ PUBLIC = (
     "broadcast_to",
     "expand_dims",
     "where",
+    "softmax",
+    "rms_norm",
+    "var",
+    "dropout",
+    "rand",
+    "random_seed",
+    "gather_flattened",
+    "finfo",
+    "fp32",
+    "is_hbm",
+    "is_on_chip",
+    "is_psum",
+    "is_sbuf",
     "NKIObject",
 )
 """Names of this module that `nki.language` offers under the same name."""

@@ -1,5 +1,35 @@
-"""The instruction set: one module an engine; an opcode's checks, meaning and cost law stand side by side."""
+"""The instruction set: one module a subject; an opcode's checks, meaning and cost law stand side by side."""
 
-from tools.sim.isa import control, dma, enums, gpsimd, ops, scalar, tensor, vector
+from tools.sim.isa import (
+    control,
+    dma,
+    enums,
+    gather,
+    gpsimd,
+    microscaling,
+    ops,
+    randomness,
+    registers,
+    scalar,
+    search,
+    select,
+    tensor,
+    vector,
+)
 
-__all__ = ["control", "dma", "enums", "gpsimd", "ops", "scalar", "tensor", "vector"]
+__all__ = [
+    "control",
+    "dma",
+    "enums",
+    "gather",
+    "gpsimd",
+    "microscaling",
+    "ops",
+    "randomness",
+    "registers",
+    "scalar",
+    "search",
+    "select",
+    "tensor",
+    "vector",
+]

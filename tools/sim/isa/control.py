@@ -105,3 +105,9 @@ def register_store(dst: Any, src: Any, name: str | None = None) -> None:
 def get_nc_version() -> nc_version:
     """The NeuronCore generation of the target."""
     return nc_version(context.current().machine.generation)
+
+
+def get_nc_sub_version() -> int:
+    """Silicon revision of the target's NeuronCore: 0, the first one."""
+    context.current()
+    return 0

@@ -23,7 +23,8 @@ def _rows(view: Tensor, skip: bool, what: str) -> tuple[NDArray[Any], NDArray[An
     """Element offsets of the rows that an indirect view means, and which of them are in bounds."""
     indirect = view.indirect
     assert indirect is not None
-    index = indirect.index.read().reshape(-1).astype(np.int64)
+    index = indirect.index.read()
+    index = index.reshape(index.shape[0], -1).T.reshape(-1).astype(np.int64)
     count = view.shape[0]
     if index.size != count:
         if index.size < count:

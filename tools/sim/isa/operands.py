@@ -229,3 +229,64 @@ def require_dtype(tile: Tensor, name: str, allowed: tuple[DType, ...], *, api: s
             limit=names,
             fix="allocate or cast it to a supported type",
         )
+
+
+_NAMES = {2: "trn1", 3: "trn2", 4: "trn3"}
+
+
+def require_generation(minimum: int, *, api: str, operand: str = "") -> None:
+    """Refuse an instruction (or the use of an argument) that older NeuronCores don't have."""
+    machine = context.current().machine
+    if machine.generation < minimum:
+        context.fail(
+            "KW-GENERATION",
+            f"{api} needs NeuronCore-v{minimum} ({_NAMES[minimum]}) or later; the target is {machine.name}",
+            operand=operand,
+            found=machine.name,
+            limit=_NAMES[minimum],
+            fix=f"target {_NAMES[minimum]}, or write it with instructions that {machine.name} has",
+        )
+
+
+def require_size(tile: Tensor, name: str, low: int, high: int, *, api: str) -> int:
+    """Elements per partition of `tile`, which must lie in [low, high]."""
+    n = tile.size // tile.shape[0]
+    if not low <= n <= high:
+        context.fail(
+            "KW-SIZE-RANGE",
+            f"{api}: {name} has {n} elements a partition; {low} to {high} are allowed",
+            operand=name,
+            found=n,
+            limit=f"{low}..{high}",
+            fix="work on pieces of legal size" if n > high else "pad the tile",
+        )
+    return n
+
+
+def require_free(tile: Tensor, name: str, count: int, *, api: str) -> None:
+    """Refuse a tile that doesn't have exactly `count` elements per partition."""
+    n = tile.size // tile.shape[0]
+    if n != count:
+        context.fail(
+            "KW-SHAPE-MISMATCH",
+            f"{api}: {name} {list(tile.shape)} must have {count} elements a partition, it has {n}",
+            operand=name,
+            found=n,
+            limit=count,
+            fix=f"slice {name} to [{tile.shape[0]}, {count}]",
+        )
+
+
+def start_partition(tile: Tensor, name: str, active: int, *, api: str) -> None:
+    """Warn when an access of `active` partitions starts where the hardware can't (architecture guide; ISA)."""
+    start = tile.start_partition + (tile.buffer.address[0] if tile.buffer.address else 0)
+    step = 128 if active > 64 else 64 if active > 32 else 32
+    if start % step:
+        context.warn(
+            "KW-START-PARTITION",
+            f"{api}: {name} covers {active} partitions from partition {start} on",
+            operand=name,
+            found=start,
+            limit=f"multiples of {step}" if step < 128 else "0",
+            fix="place the data at a legal start partition (0, 32, 64 or 96 for up to 32 partitions)",
+        )

@@ -29,6 +29,7 @@ from tools.sim.isa.operands import (
     same_partitions,
     shaped,
 )
+from tools.sim.isa.registers import accumulate, command
 from tools.sim.tensor import Tensor
 
 Outs = tuple[Tensor, ...]
@@ -73,6 +74,16 @@ def tensor_copy(dst: Tensor, src: Tensor, engine: Any = None, name: str | None =
     forbid_psum_on_gpsimd(unit, (dst, src), api="tensor_copy")
     flags = common_flags(dst, src) | psum_flags(dst, src) | Flag.COPY_LIKE
     context.current().issue(TENSOR_COPY, unit, (dst,), (src,), free=n, partitions=p, flags=flags)
+
+
+def tensor_copy_dynamic_src(dst: Tensor, src: Tensor, engine: Any = None, name: str | None = None) -> None:
+    """`tensor_copy` from a view whose offset is dynamic (0.2; since 0.4 plain tensor_copy takes such views)."""
+    tensor_copy(dst, src, engine, name)
+
+
+def tensor_copy_dynamic_dst(dst: Tensor, src: Tensor, engine: Any = None, name: str | None = None) -> None:
+    """`tensor_copy` to a view whose offset is dynamic (0.2; since 0.4 plain tensor_copy takes such views)."""
+    tensor_copy(dst, src, engine, name)
 
 
 @opcode("memset", Engine.VECTOR, Engine.GPSIMD, cost="memset", source="ISA memset")
@@ -485,33 +496,6 @@ def tensor_reduce(
     )
 
 
-def lane_registers(engine: Engine) -> Any:
-    """The engine's 128 float32 accumulator registers."""
-    core = context.current()
-    found = core.registers.get(engine)
-    if found is None:
-        found = core.registers[engine] = np.zeros(core.machine.partitions, np.float32)
-    return found
-
-
-def accumulate(engine: Engine, command: reduce_cmd, op: ops.AluOp, values: Any, initial: Any = None) -> Any:
-    """Fold `values` [P, ...] into the lanes' registers as `command` says; returns the registers [P]."""
-    registers = lane_registers(engine)
-    p = values.shape[0]
-    identity = {"add": 0.0, "multiply": 1.0, "maximum": -np.inf, "minimum": np.inf}.get(op.name, 0.0)
-    if command is reduce_cmd.idle:
-        return registers[:p]
-    if command in (reduce_cmd.reset, reduce_cmd.reset_reduce):
-        registers[:p] = identity
-    elif command is reduce_cmd.load_reduce:
-        registers[:p] = np.asarray(initial, np.float32).reshape(-1) if initial is not None else identity
-    if command is not reduce_cmd.reset:
-        with np.errstate(all="ignore"):
-            partial = ops.reduce_free(op, values.reshape(p, -1), (1,))
-            registers[:p] = op.function(registers[:p], partial)
-    return registers[:p]
-
-
 @opcode("tensor_scalar_reduce", Engine.VECTOR, cost="vector", source="ISA tensor_scalar_reduce")
 def TENSOR_SCALAR_REDUCE(
     outs: Outs,
@@ -520,7 +504,7 @@ def TENSOR_SCALAR_REDUCE(
     operand0: Any,
     reverse0: bool,
     reduce_op: Any,
-    command: Any,
+    order: Any,
     initial: Any,
     negate: bool,
 ) -> None:
@@ -531,7 +515,7 @@ def TENSOR_SCALAR_REDUCE(
         y = _apply(op0, x, None if op0.unary else lane_values(operand0, x.ndim), reverse0)
     y = np.asarray(y, np.float32)
     start = initial.read_float() if isinstance(initial, Tensor) else initial
-    total = accumulate(Engine.VECTOR, command, reduce_op, y, start).copy()
+    total = accumulate(Engine.VECTOR, order, reduce_op, y, start).copy()
     dst.write(shaped(y, dst.shape))
     if len(outs) > 1:
         outs[1].write((-total if negate else total).reshape(outs[1].shape))
@@ -557,15 +541,27 @@ def tensor_scalar_reduce(
     p = same_partitions(("dst", dst), ("data", data), api=api)
     n = same_free(("dst", dst), ("data", data), api=api)
     first = ops.alu(op0, "op0")
+    if first.bitwise:
+        context.fail("KW-OP-MIX", f"{api}: op0=nl.{first.name} must be an arithmetic operator", operand="op0")
     a = _lane_operand(first, operand0, "operand0", p, api)
-    outs: tuple[Tensor, ...] = (dst,)
-    if reduce_res is not None:
-        outs = (dst, on_chip(reduce_res, "reduce_res", api=api))
+    folder = ops.reduction(reduce_op, "reduce_op")
+    if folder.name not in ("add", "multiply", "maximum", "minimum"):
+        context.fail(
+            "KW-OP-REDUCE",
+            f"{api}: reduce_op=nl.{folder.name}; the registers fold with add, multiply, maximum or minimum",
+            operand="reduce_op",
+            found=folder.name,
+            limit="add, multiply, maximum, minimum",
+            fix="use tensor_reduce for other reductions",
+        )
+    order = command(reduce_cmd, _FOLDING, api=api)
+    start = initial_value(order, reduce_init, p, api=api)
+    outs = (dst, *lane_result(reduce_res, p, api=api))
     context.current().issue(
         TENSOR_SCALAR_REDUCE,
         Engine.VECTOR,
         outs,
-        (data, *is_tensor(a, reduce_init)),
+        (data, *is_tensor(a, start)),
         free=n,
         partitions=p,
         flags=common_flags(dst, data) | psum_flags(dst, data) | Flag.REDUCE,
@@ -573,12 +569,53 @@ def tensor_scalar_reduce(
             "op0": first,
             "operand0": a,
             "reverse0": bool(reverse0),
-            "reduce_op": ops.reduction(reduce_op, "reduce_op"),
-            "command": reduce_cmd,
-            "initial": reduce_init,
+            "reduce_op": folder,
+            "order": order,
+            "initial": start,
             "negate": bool(reduce_res_negate),
         },
     )
+
+
+_FOLDING = (reduce_cmd.reset_reduce, reduce_cmd.reduce, reduce_cmd.load_reduce)
+
+
+def initial_value(order: reduce_cmd, value: Any, lanes: int, *, api: str, operand: str = "reduce_init") -> Any:
+    """The registers' start value, which belongs to `load_reduce` and to nothing else."""
+    if order is reduce_cmd.load_reduce:
+        if value is None:
+            context.fail(
+                "KW-REDUCE-INIT",
+                f"{api}: reduce_cmd=load_reduce needs {operand}",
+                operand=operand,
+                fix=f"pass {operand}=number or a float32 [P, 1] tile",
+            )
+        return lane_scalar(value, operand, lanes, api=api)
+    if value is not None and (isinstance(value, Tensor) or value != 0):
+        context.fail(
+            "KW-REDUCE-INIT",
+            f"{api}: {operand} is given, but reduce_cmd={order.name} doesn't load it",
+            operand=operand,
+            fix=f"drop {operand} or pass reduce_cmd=nisa.reduce_cmd.load_reduce",
+        )
+    return None
+
+
+def lane_result(value: Any, lanes: int, *, api: str, operand: str = "reduce_res") -> tuple[Tensor, ...]:
+    """The [P, 1] tile that receives the registers, as a tuple of none or one."""
+    if value is None:
+        return ()
+    tile = on_chip(value, operand, api=api)
+    if tile.size != lanes or tile.shape[0] != lanes:
+        context.fail(
+            "KW-SHAPE-MISMATCH",
+            f"{api}: {operand} {list(tile.shape)} must be [{lanes}, 1]",
+            operand=operand,
+            found=list(tile.shape),
+            limit=[lanes, 1],
+            fix=f"give {operand} one element a partition",
+        )
+    return (tile,)
 
 
 @opcode("reciprocal", Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, cost="vector_slow", source="ISA reciprocal")
