@@ -1,0 +1,261 @@
+"""Emitters for stages without a matmul: tiles of 128 rows, in one pass over the columns or in several."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tools.generate.context import Access, KernelContext, lead_strides, load_shared, root_key, store
+from tools.generate.lower import RowCode, Tile, graph_level, itemsize
+from tools.generate.plan import Stage
+from tools.generate.schedule import RowSchedule
+from tools.generate.text import Section
+from tools.generate.views import Nest, View, contiguous, elements
+
+
+def emit_rows(context: KernelContext, stage: Stage, schedule: RowSchedule) -> None:
+    """Append a row stage to the kernel."""
+    for part in flattened(context, stage) if schedule.flatten else [stage]:
+        _emit(context, part, schedule)
+
+
+def flattened(context: KernelContext, stage: Stage) -> list[Stage]:
+    """Purely element-wise work on whole contiguous tensors, re-cut into 128 long rows and a short rest."""
+    graph = context.plan.graph
+    views = [*stage.leaves.values(), *(v for _, v in stage.roots)]
+    count = elements(stage.roots[0][1].shape)
+    width = graph[stage.roots[0][0]].width
+    rows = count // max(width, 1)
+    simple = all(elements(v.shape) == count and _is_plain(v) for v in views)
+    if not simple or any(graph[i].op == "reduce" for i in stage.region) or stage.kind != "rows":
+        return [stage]
+    if rows % 128 == 0 and width >= 512:
+        return [stage]
+    lanes = 128 if count >= 128 else count
+    best = max((d for d in range(1, lanes + 1) if count % d == 0), default=1)
+    if best < 64 and count >= 4096:
+        main = count // 128 * 128
+        parts = [(0, 128, main // 128), (main, 1, count - main)]
+    else:
+        parts = [(0, best, count // best)]
+    result = []
+    for offset, r, w in parts:
+        if r * w == 0:
+            continue
+
+        def cut(view: View, r: int = r, w: int = w, offset: int = offset) -> View:
+            return View(view.tensor, (r, w), (w, 1), view.offset + offset)
+
+        leaves = {i: cut(v) for i, v in stage.leaves.items()}
+        part = Stage("rows", [(i, cut(v)) for i, v in stage.roots], (r,), list(stage.region), leaves)
+        result.append(part)
+    return result
+
+
+def _is_plain(view: View) -> bool:
+    return all(n == 1 or a == b for n, a, b in zip(view.shape, view.strides, contiguous(view.shape)))
+
+
+class _Rows:
+    """State of one row stage's emission."""
+
+    def __init__(self, context: KernelContext, stage: Stage, schedule: RowSchedule) -> None:
+        self.context, self.stage, self.schedule = context, stage, schedule
+        self.nest, self.position = context.nest(stage, last_is_rows=False)
+        graph = context.plan.graph
+        widths = {v.shape[-1] for v in [*stage.leaves.values(), *(v for _, v in stage.roots)] if v.shape}
+        self.width = max(widths | {1})
+        self.single_width = all(w in (1, self.width) for w in widths)
+        self.free = schedule.free_tile if 0 < schedule.free_tile < self.width and self.single_width else 0
+        self.level = graph_level(graph, set(stage.region))
+
+    def strides(self, key: int) -> tuple[int, ...]:
+        return self.nest.strides[self.position[key]]
+
+    def access(self, key: int, view: View) -> Access:
+        shape, steps = view.shape or (1,), view.strides or (1,)
+        width, step = (1, 1) if steps[-1] == 0 else (shape[-1], steps[-1])
+        return self.context.access(view, self.nest, self.strides(key), [(width, step)])
+
+
+def _emit(context: KernelContext, stage: Stage, schedule: RowSchedule) -> None:
+    rows = _Rows(context, stage, schedule)
+    nest = rows.nest
+    section = context.body
+    for i, n in enumerate(nest.batch):
+        section = section.block(f"for b{i} in range({n}):")
+    outer = section.section()
+    full, tail = ("P", nest.rows % 128 != 0) if nest.rows > 128 else (str(nest.rows), False)
+    if nest.rows > 128:
+        body = section.block(f"for r0 in range(0, {nest.rows}, P):")
+        if tail:
+            body.line(f"rows = min(P, {nest.rows} - r0)")
+    else:
+        body = section
+    count = "rows" if tail else full
+    row = f"r0:r0 + {count}" if nest.rows > 128 else ":"
+    statistics = "sums" if rows.free else schedule.statistics
+    code = RowCode(
+        context.plan, stage, context.machine, replace(schedule, statistics=statistics), context.names,
+        lambda c, id: _load(rows, c, id, row), outer=outer, body=body, rows=count, full_rows=full, ragged=tail,
+    )  # fmt: skip
+    code.shared_leaf = lambda id: nest.rows > 1 and rows.strides(id)[-1] == 0
+    for id, target in stage.roots:
+        if code.uses.get(id) == 1 and id not in stage.leaves:
+            code.dtypes[id] = context.dtype(target)
+    if rows.free:
+        _emit_windows(rows, code, row)
+    else:
+        for k, (id, target) in enumerate(stage.roots):
+            store(context, code, id, rows.access(root_key(k), target), context.dtype(target), row, ":")
+    context.note_sbuf(code.outer_bytes + 2 * code.loop_bytes)
+
+
+def _load(rows: _Rows, code: RowCode, id: int, row: str) -> None:
+    """Load a leaf: rows of it for this tile, or once for all rows."""
+    context, view = rows.context, rows.stage.leaves[id]
+    if code.shared_leaf(id):
+        resident = not rows.free or code.is_column(id) or view.shape[-1] * 4 <= 32 * 1024
+        if resident:
+            load_shared(context, code, id, view, rows.nest, rows.strides(id))
+        else:
+            _load_shared_window(rows, code, id)
+        return
+    column = code.is_column(id)
+    dtype = context.dtype(view)
+    tile = code.new_tile(id, dtype) if not column else Tile(code.allocate(code.stem(id), 1, dtype), dtype, True)
+    code.tiles[id] = tile
+    window = code.windows.get(("whole", code.mode), ":") if not column else ":"
+    code.put(f"nisa.dma_copy(dst={code.text(tile)}, src={rows.access(id, view).text(row, window)})")
+
+
+def _load_shared_window(rows: _Rows, code: RowCode, id: int) -> None:
+    """A window of a row that all partitions share and that is too long to keep."""
+    view = rows.stage.leaves[id]
+    tile = code.new_tile(id, rows.context.dtype(view))
+    parts = [str(view.offset)] if view.offset else []
+    parts += [f"b{i} * {s}" for i, s in enumerate(rows.strides(id)[:-1]) if s and rows.nest.sizes[i] > 1]
+    parts.append("c0" if view.strides[-1] == 1 else f"c0 * {view.strides[-1]}")
+    name = rows.context.tensor_names[view.tensor]
+    code.put(
+        f"nisa.dma_copy(dst={code.text(tile)}, src={name}.ap(pattern=[[0, {code.rows}], [{view.strides[-1]}, "
+        f"{code.widths['chunk']}]], offset={' + '.join(parts)}))"
+    )
+
+
+def _emit_windows(rows: _Rows, code: RowCode, row: str) -> None:
+    """Several passes over windows of columns: one per level of reductions, then one that stores."""
+    width, free = rows.width, rows.free
+    ragged = width % free != 0
+    cols = "cols" if ragged else str(free)
+    body = code.body
+    code.window_width, code.window_size = width, free
+    code.windows = {("whole", "chunk"): f"c0:c0 + {cols}"}
+    code.widths = {"chunk": cols}
+    graph, region = rows.context.plan.graph, set(rows.stage.region)
+    levels = max((rows.level[i] for i in region), default=0)
+    pieces = -(-width // free)
+    for level in range(1, levels + 1):
+        code.allowed = lambda i, level=level: rows.level[i] <= level  # type: ignore[misc]
+        _columns_below(rows, code, level)
+        wanted = [
+            i for i in sorted(region)
+            if graph[i].op == "reduce" and rows.level[i] == level and i not in code.tiles and not code.is_column(graph[i].inputs[0])
+        ]  # fmt: skip
+        if not wanted:
+            continue
+        parts = {}
+        for i in wanted:
+            parts[i] = code.allocate(f"{code.stem(i)}_parts", pieces, "float32")
+        window = _window(body, width, free, ragged)
+        code.partial = {i: (f"{name}[:, c0 // {free}:c0 // {free} + 1]", name) for i, name in parts.items()}
+        _in_window(code, window, wanted)
+        code.partial = {}
+        for i, name in parts.items():
+            tile = code.new_tile(i)
+            code.put(f"nisa.tensor_reduce(dst={code.text(tile)}, op=nl.{graph[i].attrs['kind']}, data={name}, axis=1)")
+    code.allowed = lambda i: True
+    _columns_below(rows, code, levels + 1)
+    stored = list(enumerate(rows.stage.roots))
+    narrow = [(k, r) for k, r in stored if r[1].shape[-1:] in ((), (1,))]
+    wide = [(k, r) for k, r in stored if (k, r) not in narrow]
+    for k, (id, target) in narrow:
+        store(rows.context, code, id, rows.access(root_key(k), target), rows.context.dtype(target), row, ":")
+    if wide:
+        window = _window(body, width, free, ragged)
+        code.body, code.mode = window, "chunk"
+        for k, (id, target) in wide:
+            where = rows.access(root_key(k), target)
+            store(rows.context, code, id, where, rows.context.dtype(target), row, code.windows["whole", "chunk"])
+        code.body, code.mode = body, "whole"
+
+
+def _window(body: Section, width: int, free: int, ragged: bool) -> Section:
+    window = body.block(f"for c0 in range(0, {width}, {free}):")
+    if ragged:
+        window.line(f"cols = min({free}, {width} - c0)")
+    return window
+
+
+def _in_window(code: RowCode, window: Section, wanted: list[int]) -> None:
+    """Emit reductions inside a window and forget the window's tiles again."""
+    before, body = dict(code.tiles), code.body
+    code.body, code.mode = window, "chunk"
+    for i in wanted:
+        code.emit(i)
+    code.body, code.mode = body, "whole"
+    kept = {i: t for i, t in code.tiles.items() if i in before or t.outer or (t.column and t.extent == "whole" and i not in wanted)}
+    code.tiles = {i: t for i, t in kept.items() if i in before or t.outer}
+    code.summed.clear()
+    code.forget_names()
+
+
+def _columns_below(rows: _Rows, code: RowCode, level: int) -> None:
+    """Compute the per-row numbers that the next pass needs, outside its window loop."""
+    for i in rows.stage.region:
+        if code.is_column(i) and rows.level[i] < level and i not in code.tiles:
+            node = rows.context.plan.graph[i]
+            if node.op != "reduce" or code.is_column(node.inputs[0]):
+                code.emit(i)
+    for i in rows.stage.leaves:
+        if code.is_column(i) and i not in code.tiles:
+            code.emit(i)
+
+
+def emit_transpose(context: KernelContext, stage: Stage) -> None:
+    """Move a tensor whose rows lie across memory: load along memory, transpose 128x128 blocks on the Tensor Engine, store."""
+    (id, target), source = stage.roots[0], next(iter(stage.leaves.values()))
+    dtype, out_dtype = context.dtype(source), context.dtype(target)
+    lead = list(stage.lead)
+    axis = max(i for i, s in enumerate(source.strides[:-1]) if s == 1)
+    rest = [i for i in range(len(lead)) if i != axis]
+    order = [*rest, len(lead), axis]
+    along = source.transpose(order)  # [rest..., rows of memory, contiguous axis]
+    back = target.transpose([*rest, axis, len(lead)])  # [rest..., contiguous axis, rows of memory]
+    nest = Nest(tuple(lead[i] for i in rest) + (1,), ())
+    section = context.body
+    for i, n in enumerate(nest.batch):
+        if n > 1:
+            section = section.block(f"for b{i} in range({n}):")
+    n_in, n_out = along.shape[-2], along.shape[-1]
+    src = context.access(along, nest, (*along.strides[:-2], 0), [(n_in, along.strides[-2]), (n_out, 1)], with_rows=False)
+    dst = context.access(back, nest, (*back.strides[:-2], 0), [(n_out, back.strides[-2]), (n_in, 1)], with_rows=False)
+    src_name, dst_name = context.names.unique("strip"), context.names.unique("turned")
+    flipped = context.names.unique("flipped")
+    wide = max(1, min(-(-n_out // 128), (64 * 1024) // (128 * itemsize(dtype)))) * 128
+    cols = section.block(f"for c0 in range(0, {n_out}, {wide}):")
+    cols.line(f"cols = min({wide}, {n_out} - c0)")
+    body = cols.block(f"for r0 in range(0, {n_in}, P):")
+    body.line(f"rows = min(P, {n_in} - r0)")
+    body.line(f"{src_name} = nl.ndarray((rows, cols), dtype=nl.{dtype}, buffer=nl.sbuf)")
+    body.line(f"nisa.dma_copy(dst={src_name}, src={src.at('r0:r0 + rows', 'c0:c0 + cols')})")
+    inner = body.block("for k0 in range(0, cols, P):")
+    inner.line("kr = min(P, cols - k0)")
+    inner.line(f"{flipped} = nl.ndarray((kr, rows), dtype=nl.{dtype}, buffer=nl.psum)")
+    inner.line(f"nisa.nc_transpose(dst={flipped}, data={src_name}[:, k0:k0 + kr])")
+    inner.line(f"{dst_name} = nl.ndarray((kr, rows), dtype=nl.{out_dtype}, buffer=nl.sbuf)")
+    inner.line(f"nisa.tensor_copy(dst={dst_name}, src={flipped})")
+    inner.line(f"nisa.dma_copy(dst={dst.at('c0 + k0:c0 + k0 + kr', 'r0:r0 + rows')}, src={dst_name})")
+    context.note_sbuf(3 * wide * itemsize(dtype))
+
+
+__all__ = ["emit_rows", "emit_transpose", "flattened", "lead_strides"]

@@ -1,0 +1,80 @@
+"""What a schedule decides: tile sizes, which operand stays on chip, who transposes, who evacuates, how far to run ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+EngineName = Literal["vector", "scalar", "gpsimd"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSchedule:
+    """How element-wise work and reductions on a tile of rows are done.
+
+    Attributes:
+        free_tile: columns in one pass over a row; 0: whole rows stay in SBUF.
+        engines: engines that share flexible element-wise work.
+        statistics: `sums` adds up x and x*x; `bn_stats` takes mean and variance in one pass.
+        rsqrt: engine for per-row square roots; `vector` avoids an activation-table switch.
+        flatten: re-cut purely element-wise work into 128 long rows.
+    """
+
+    free_tile: int = 0
+    engines: tuple[EngineName, ...] = ("vector", "scalar")
+    statistics: Literal["sums", "bn_stats"] = "sums"
+    rsqrt: Literal["scalar", "vector"] = "scalar"
+    flatten: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulSchedule:
+    """How a matmul and what is fused with it are blocked.
+
+    Attributes:
+        n_block: columns of the right operand held in SBUF at once; 0: all of them, loaded once.
+        m_tiles: row tiles (of 128) whose transposed left operand is held at once.
+        order: `mn` keeps rows and streams columns past them; `nm` keeps columns and streams rows.
+        left: who transposes a left operand whose rows are contiguous: Tensor Engine (`pe`) or DMA.
+        right: the same for a right operand stored as [N, K].
+        evacuate: engine that empties PSUM; `alternate` switches at every bank.
+        ahead: prepare the next row block before multiplying the current one.
+        rows: element-wise choices for prologue and epilogue.
+    """
+
+    n_block: int = 0
+    m_tiles: int = 1
+    order: Literal["mn", "nm"] = "mn"
+    left: Literal["pe", "dma"] = "pe"
+    right: Literal["pe", "dma"] = "pe"
+    evacuate: Literal["vector", "scalar", "alternate"] = "vector"
+    ahead: bool = False
+    rows: RowSchedule = field(default_factory=RowSchedule)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A whole kernel's choices.
+
+    Attributes:
+        defer_scales: move per-row factors of a left operand behind the matmul.
+        stages: one entry a stage of the plan, in order.
+    """
+
+    defer_scales: bool = True
+    stages: tuple[RowSchedule | MatmulSchedule, ...] = ()
+
+    def describe(self) -> dict[str, object]:
+        """Plain values for reports."""
+        return {
+            "defer_scales": self.defer_scales,
+            "stages": [
+                {f.name: _plain(getattr(s, f.name)) for f in fields(s)} | {"kind": type(s).__name__} for s in self.stages
+            ],
+        }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, RowSchedule):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return list(value) if isinstance(value, tuple) else value
