@@ -173,12 +173,17 @@ class RowCode:
             return tile.column
         if id in self.stage.leaves:
             view = self.stage.leaves[id]
-            return not view.shape or view.shape[-1] == 1 or view.strides[-1] == 0
-        if node.width == 1 or node.op == "reduce":
+            return not view.shape or (view.shape[-1] == 1 and not self.stage.cut_width) or view.strides[-1] == 0
+        if (node.width == 1 and not self.stage.cut_width) or node.op == "reduce":
             return True
         if id in self.region and node.op not in ("matmul",):
             return all(self.graph[i].op == "constant" or self.is_column(i) for i in node.inputs)
         return False
+
+    def row_width(self, id: int) -> int:
+        """Elements in a row of node `id`."""
+        width = self.graph[id].width
+        return self.stage.cut_width or width
 
     def constant(self, id: int) -> float | None:
         """The number that a node holds, or None."""
@@ -216,9 +221,9 @@ class RowCode:
         node = self.graph[id]
         if self.is_column(id):
             return 1
-        if self.mode != "whole" and node.width == self.window_width:
-            return min(self.window_size, node.width)
-        return node.width
+        if self.mode != "whole" and self.row_width(node.id) == self.window_width:
+            return min(self.window_size, self.row_width(node.id))
+        return self.row_width(node.id)
 
     # -- tiles -------------------------------------------------------------------------------------------------------
 
@@ -252,12 +257,12 @@ class RowCode:
         if column:
             dtype = "float32" if id not in self.dtypes else self.dtypes[id]
         extent: Extent = "whole"
-        width: int | str = 1 if column else node.width
-        if not column and self.mode != "whole" and node.width == self.window_width and not self.hoisting:
+        width: int | str = 1 if column else self.row_width(node.id)
+        if not column and self.mode != "whole" and self.row_width(node.id) == self.window_width and not self.hoisting:
             extent = self.mode
             width = self.widths[self.mode]
         name = self.allocate(stem or self.stem(id), width, dtype)
-        size = itemsize(dtype) * (1 if column else (self.window_size if extent == "chunk" else node.width))
+        size = itemsize(dtype) * (1 if column else (self.window_size if extent == "chunk" else self.row_width(node.id)))
         if self.hoisting:
             self.outer_bytes += size
         else:
@@ -317,7 +322,7 @@ class RowCode:
             return
         if node.op == "matmul":
             raise AssertionError("a matmul's tile is made by the matmul stage")
-        if self.mode == "whole" or node.width == self.window_width or self.is_column(id):
+        if self.mode == "whole" or self.row_width(node.id) == self.window_width or self.is_column(id):
             if not self.hoisting and self.row_free(id):
                 self._emit_hoisted(id)
                 return
@@ -507,9 +512,9 @@ class RowCode:
         self.balance.charge("vector", self.width(node.id), 2.0)
 
     def _shape_width(self, node: Node) -> int | str:
-        if self.mode != "whole" and node.width == self.window_width and not self.hoisting:
+        if self.mode != "whole" and self.row_width(node.id) == self.window_width and not self.hoisting:
             return self.widths[self.mode]
-        return node.width
+        return self.row_width(node.id)
 
     # -- two operands ------------------------------------------------------------------------------------------------
 
@@ -665,7 +670,7 @@ class RowCode:
         """Copy a PSUM tile to SBUF: at most one input of an instruction may lie in PSUM."""
         tile = self.tiles[id]
         source = self.text(tile)
-        name = self.allocate(f"{self.stem(id)}_sb", self.widths.get("chunk", self.graph[id].width), "float32")
+        name = self.allocate(f"{self.stem(id)}_sb", self.widths.get("chunk", self.row_width(id)), "float32")
         engine = self.balance.pick(self.width(id), {"vector": 1.0, "scalar": 1.0})
         self.put(f"nisa.tensor_copy(dst={name}, src={source}{self._engine(engine)})")
         self.tiles[id] = Tile(name, "float32", False, tile.extent)
@@ -745,7 +750,7 @@ class RowCode:
 
     def _emit_column_reduce(self, node: Node) -> None:
         """Reducing a value that is the same along the row."""
-        count, kind = self.graph[node.inputs[0]].width, str(node.attrs["kind"])
+        count, kind = self.row_width(node.inputs[0]), str(node.attrs["kind"])
         data = self.operand(node.inputs[0])
         tile = self.new_tile(node.id)
         if kind == "multiply":
@@ -771,7 +776,7 @@ class RowCode:
             scaled = self.graph[mean]
             if scaled.op != "multiply" or self.graph[scaled.inputs[0]].op != "reduce":
                 continue
-            n = self.graph[x].width
+            n = self.row_width(x)
             inverse, again = self.constant(scaled.inputs[1]), self.constant(node.inputs[1])
             same = self.graph[scaled.inputs[0]].inputs == (x,) and inverse is not None and again is not None
             if same and abs(float(inverse or 0) * n - 1) < 1e-6 and abs(float(again or 0) * n - 1) < 1e-6 and x not in self.roots:
@@ -787,7 +792,7 @@ class RowCode:
         variance = id if self.graph[self.graph[reduce_of].inputs[0]].op == "square" and self.graph[reduce_of].inputs[0] != x else other
         mean = other if variance == id else id
         data = self.operand(x)
-        width, fmax = self.graph[x].width, self.machine.bn_stats_fmax
+        width, fmax = self.row_width(x), self.machine.bn_stats_fmax
         pieces = -(-width // fmax)
         stats = self.allocate("stats", 6 * pieces, "float32")
         moments = self.allocate("moments", 2, "float32")

@@ -40,6 +40,7 @@ class Stage:
         region: element-wise and reduce nodes computed here, in graph order.
         leaves: nodes read from HBM, and how they lie there.
         matmuls: matmul nodes computed here; all have the same left operand.
+        cut_width: row length when element-wise work was re-cut into other rows; 0: the graph's own.
     """
 
     kind: Literal["rows", "matmul", "transpose"]
@@ -48,6 +49,7 @@ class Stage:
     region: list[int] = field(default_factory=list)
     leaves: dict[int, View] = field(default_factory=dict)
     matmuls: list[int] = field(default_factory=list)
+    cut_width: int = 0
 
 
 @dataclass(slots=True)

@@ -46,7 +46,7 @@ def flattened(context: KernelContext, stage: Stage) -> list[Stage]:
             return View(view.tensor, (r, w), (w, 1), view.offset + offset)
 
         leaves = {i: cut(v) for i, v in stage.leaves.items()}
-        part = Stage("rows", [(i, cut(v)) for i, v in stage.roots], (r,), list(stage.region), leaves)
+        part = Stage("rows", [(i, cut(v)) for i, v in stage.roots], (r,), list(stage.region), leaves, cut_width=w)
         result.append(part)
     return result
 

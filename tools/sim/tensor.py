@@ -262,7 +262,7 @@ class Tensor:
         run = 1
         row = self.row_elements if self.buffer.on_chip else 0
         for n, s in sorted(zip(self.shape, self.strides), key=lambda pair: abs(pair[1])):
-            if n == 1:
+            if n == 1 or s == 0:  # a repeated dimension doesn't break a run
                 continue
             if s != run or (row and s >= row):
                 break
