@@ -784,16 +784,21 @@ def TENSOR_TENSOR_SCAN(outs: Outs, ins: Outs, initial: Any, op0: Any, op1: Any, 
     dst = outs[0]
     a = ins[0].read_float().reshape(dst.shape[0], -1)
     b = ins[1].read_float().reshape(dst.shape[0], -1)
-    state = np.asarray(lane_values(initial, 2), np.float32).reshape(-1)
-    state = np.broadcast_to(state, (dst.shape[0],)).astype(np.float32)
-    result = np.empty(a.shape[::-1], np.float32)
+    start = np.asarray(lane_values(initial, 2), np.float32).reshape(-1)
+    state = np.broadcast_to(start, (dst.shape[0],)).astype(np.float32)
     a, b = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
-    f, g = op0.function, op1.function
+    result = np.empty(a.shape, np.float32)
     with np.errstate(all="ignore"):
-        for i in range(a.shape[0]):
-            mixed = f(state, a[i]) if reverse0 else f(a[i], state)
-            state = g(b[i], mixed) if reverse1 else g(mixed, b[i])
-            result[i] = state
+        if op0.ufunc is not None and op1.ufunc is not None:
+            f, g, mixed = op0.ufunc, op1.ufunc, np.empty_like(state)
+            for x, y, out in zip(a, b, result):
+                f(state, x, out=mixed) if reverse0 else f(x, state, out=mixed)
+                state = g(y, mixed, out=out) if reverse1 else g(mixed, y, out=out)
+        else:
+            for x, y, out in zip(a, b, result):
+                mixed = op0.function(state, x) if reverse0 else op0.function(x, state)
+                out[...] = op1.function(y, mixed) if reverse1 else op1.function(mixed, y)
+                state = out
     dst.write(shaped(np.ascontiguousarray(result.T), dst.shape))
 
 
