@@ -35,7 +35,8 @@ class Buffer:
         cells: rectangles written so far, by their corner, while all of them fit one grid (the usual case: tiles); a
             byte map takes over when they don't.
         cache: decoded float32 copies of views, dropped at each write.
-        groups: PSUM only: views that hold a running accumulation, by (offset, shape, strides).
+        from_data: PSUM only: other engines' data may be accumulated onto without a warning (Beta 1 zeros).
+        groups: PSUM only: regions that hold a running accumulation, by (offset, shape, strides, itemsize) of the view.
     """
 
     __slots__ = (
@@ -80,7 +81,7 @@ class Buffer:
         self.grid = (0, 0)
         self.area = 0
         self.cache: dict[Any, NDArray[Any]] | None = None
-        self.groups: dict[Any, bool] | None = None
+        self.groups: dict[Any, Any] | None = None
         self.from_data = False
         self.host: NDArray[Any] | None = None
 

@@ -6,9 +6,10 @@ ISA calls write their `dst`; the `nl.*` functions are a thin layer that allocate
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from tools.sim import context, dtypes
 from tools.sim.errors import KernelError
@@ -62,10 +63,21 @@ def _issued(function: Callable[..., None]) -> Callable[..., Instruction]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Instruction:
-        function(*args, **kwargs)
+        try:
+            function(*args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+                _wrong_arguments(function, error)
+            raise
         return _HANDLE
 
     return call
+
+
+def _wrong_arguments(function: Callable[..., None], error: TypeError) -> NoReturn:
+    """Refuse a call that doesn't fit the instruction's parameters."""
+    names = ", ".join(n for n in inspect.signature(function).parameters if n != "name")
+    context.fail("KW-ARGUMENT", f"nisa.{error}", found=str(error), limit=names, fix=f"its arguments are {names}")
 
 
 INSTRUCTIONS: tuple[Callable[..., None], ...] = (

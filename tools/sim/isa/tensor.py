@@ -65,8 +65,10 @@ def store_product(dst: Tensor, a: Any, b: Any, mode: str) -> None:
     product = np.matmul(a.T, b, out=context.current().scratch(m * n).reshape(m, n))
     if mode == "merge":
         running = group_map(dst)
-        old = np.where(shaped(running, dst.shape), target.astype(np.float32), np.float32(0))
+        old = np.where(running, target.astype(np.float32), np.float32(0))
         dst.write(old + shaped(product, dst.shape))
+        assert dst.buffer.groups is not None
+        dst.buffer.groups[dst.offset, dst.shape, dst.strides, dst.dtype.itemsize] = dst.region()
     elif plain:
         target += product
         dst.wrote()
@@ -91,36 +93,50 @@ def group_map(dst: Tensor) -> Any:
 def accumulation_mode(dst: Tensor, accumulate: bool | None) -> str:
     """Resolve `accumulate` against the groups that run in this PSUM buffer, and note this write.
 
-    None: the first matmul write to a location since its allocation overwrites, later ones add (ISA nc_matmul).
+    None: the first matmul write to a location since its allocation overwrites, later ones add (ISA nc_matmul). The mode
+    `merge` adds where a group already runs and overwrites elsewhere; `store_product` then notes the view.
     """
     buffer = dst.buffer
     key = (dst.offset, dst.shape, dst.strides, dst.dtype.itemsize)
     groups = buffer.groups
     if groups is None:
         groups = buffer.groups = {}
-    if accumulate is not None:
-        if accumulate and not groups and not buffer.from_data and buffer.pending and buffer.written is None:
-            context.warn(
-                "KW-PSUM-ACCUMULATE",
-                f"accumulate=True adds to {dst!r}, which no matmul has written",
-                operand="dst",
-                fix="start the group with accumulate=False (or None on a fresh tile)",
-            )
-        groups[key] = True
-        return "add" if accumulate else "set"
+    if accumulate is False:
+        groups[key] = dst.region()
+        return "set"
     if key in groups:
         return "add"
-    mode = "set"
     region = dst.region()
-    for offset, shape, strides, item in groups:
-        other = Tensor(buffer, shape, dst.dtype, offset, strides).region() if item == dst.dtype.itemsize else None
-        if other is None or (
-            other[0] < region[1] and region[0] < other[1] and other[2] < region[3] and region[2] < other[3]
-        ):
-            mode = "merge"
-            break
-    groups[key] = True
-    return mode
+    row0, row1, byte0, byte1, _ = region
+    overlaps = any(a0 < row1 and row0 < a1 and b0 < byte1 and byte0 < b1 for a0, a1, b0, b1, _ in groups.values())
+    if accumulate:
+        if not overlaps:
+            _foreign_accumulation(dst)
+        groups[key] = region
+        return "add"
+    if overlaps and context.current().data:
+        return "merge"
+    groups[key] = region
+    return "merge" if overlaps else "set"
+
+
+def _foreign_accumulation(dst: Tensor) -> None:
+    """Warn about accumulate=True onto what no matmul wrote: undefined when nothing did, and before trn3 in any case."""
+    core = context.current()
+    if dst.buffer.from_data:
+        return
+    fresh = dst.buffer.pending and dst.buffer.written is None and not dst.buffer.cells
+    if fresh or core.machine.generation < 4:
+        what = "nothing has" if fresh else "no matmul has"
+        context.warn(
+            "KW-PSUM-ACCUMULATE",
+            f"accumulate=True adds to {dst!r}, which {what} written"
+            + ("" if fresh else f"; onto data of other engines that is undefined on {core.machine.name}"),
+            operand="dst",
+            fix="start the group with accumulate=False (or None on a fresh tile)",
+        )
+    if fresh and core.data:
+        dst.read()
 
 
 def _flat2(tile: Tensor) -> tuple[int, int]:
