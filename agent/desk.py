@@ -33,6 +33,8 @@ class Bench:
     """Findings about source that is not run."""
     interrupt: Callable[[], None] = lambda: None
     """Makes a running `evaluate` return soon."""
+    close: Callable[[], None] = lambda: None
+    """Ends its worker process."""
 
 
 class Abandoned(Exception):

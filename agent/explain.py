@@ -131,7 +131,8 @@ def _changes(state: RunState) -> str:
 
 def _evidence(state: RunState, best: Candidate) -> str:
     evaluation = best.evaluation
-    assert evaluation is not None and state.task is not None, "asked only about judged kernels"
+    assert evaluation is not None, "asked only about judged kernels"
+    assert state.task is not None, "asked only about runs with a task"
     if not evaluation.correct:
         return f"Candidate {best.number} is not correct: {evaluation.first_problem or evaluation.failure}"
     rows = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from langgraph.runtime import Runtime
 
@@ -17,7 +17,14 @@ from tools.task import Goal, Task
 from tools.task_errors import RequestError
 
 Update = dict[str, Any]
-Node = Callable[[RunState, Runtime[Desk]], Update]
+
+
+class Node(Protocol):
+    """What LangGraph calls."""
+
+    def __call__(self, state: RunState, *, runtime: Runtime[Desk]) -> Update:
+        """Work on a state; the result is merged into it."""
+
 
 GAIN = 0.005
 """Relative gain in latency that counts as progress; less is noise of the schedule."""
@@ -40,7 +47,7 @@ def build_nodes(policy: Policy) -> dict[Phase, Node]:
 
 
 def _node(phase: Phase, work: Callable[[RunState, Desk], Update]) -> Node:
-    def node(state: RunState, runtime: Runtime[Desk]) -> Update:
+    def node(state: RunState, *, runtime: Runtime[Desk]) -> Update:
         desk = runtime.context
         desk.journal.emit(PhaseEntered(phase=phase))
         update = work(state, desk)
@@ -170,8 +177,12 @@ def stop_reason(state: RunState, desk: Desk) -> tuple[StopReason | None, str]:
         return StopReason.NO_GAIN, f"{share:.0%} of roofline: little left to gain"
     judged = [c for c in state.candidates if c.evaluation is not None]
     first = state.first_correct
-    if not named_goal and first and len([c for c in judged if c.number > first.number]) >= settings.polish_attempts:
-        return StopReason.CORRECT, f"no performance goal was named and {settings.polish_attempts} more attempts were made"
+    start = max(first.number, state.inherited) if first else 0
+    if not named_goal and first and sum(c.number > start for c in judged) >= settings.polish_attempts:
+        return (
+            StopReason.CORRECT,
+            f"no performance goal was named and {settings.polish_attempts} more attempts were made",
+        )
     since = _attempts_without_gain(state)
     if since >= settings.patience:
         return StopReason.NO_GAIN, f"{since} attempts without a gain; {status.text}"
@@ -200,7 +211,7 @@ def _wrong_in_a_row(state: RunState) -> int:
     for candidate in reversed(state.candidates):
         if candidate.evaluation is None:
             continue
-        if candidate.correct:
+        if candidate.correct or candidate.number <= state.inherited:
             break
         count += 1
     return count
@@ -216,6 +227,6 @@ def _attempts_without_gain(state: RunState) -> int:
         latency = candidate.latency_us if candidate.correct else None
         if latency is not None and (best is None or latency < best * (1 - GAIN)):
             best, since = latency, 0
-        elif best is not None:
+        elif best is not None and candidate.number > state.inherited:
             since += 1
     return since

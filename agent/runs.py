@@ -7,16 +7,19 @@ or a cancellation is abandoned and the best kernel so far is reported all the sa
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from typing import NoReturn
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START
 
-from agent.bench import default_bench
+from agent.bench import Benches, default_bench
 from agent.budget import BudgetSpent, Clock, Meter, SystemClock
 from agent.desk import Abandoned, Bench, Desk, Journal
-from agent.events import FINAL, Event, RunFinished, RunFailed, RunRefused, RunStarted
+from agent.events import FINAL, CandidateDrafted, Event, RunFailed, RunFinished, RunRefused, RunStarted
+from agent.explain import answer_from_profile
 from agent.graph import RunGraph, build_graph, forget_history, open_checkpoints
 from agent.policies.factory import make_policy
 from agent.policies.protocol import BeyondPolicy, Policy, PolicyFailed
@@ -46,6 +49,7 @@ class _Live:
         self.changed = threading.Condition()
         self.over = False
         self.error: BaseException | None = None
+        self.meter: Meter | None = None
         self.thread = threading.Thread()
 
     def wake(self) -> None:
@@ -61,27 +65,19 @@ class Runs:
         self,
         settings: Settings,
         *,
-        bench: Bench | None = None,
+        benches: Benches = default_bench,
         policies: Callable[[RunRequest, Settings], Policy] = make_policy,
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self.store = Store(settings.data_dir)
-        self._bench = bench
+        self._benches = benches
         self._policies = policies
         self._clock = clock or SystemClock()
         self._saver = open_checkpoints(self.store.checkpoints)
         self._slots = threading.BoundedSemaphore(settings.parallel_runs)
         self._live: dict[str, _Live] = {}
         self._lock = threading.Lock()
-
-    @property
-    def bench(self) -> Bench:
-        """The judge of these runs, opened when first needed."""
-        with self._lock:
-            if self._bench is None:
-                self._bench = default_bench()
-            return self._bench
 
     def close(self, wait_seconds: float = 10.0) -> None:
         """Cancel what is still going on, wait for it, and close the files."""
@@ -154,8 +150,14 @@ class Runs:
                     f"run {run_id} is finished ({state.stop}); give it a larger budget, e.g. --attempts "
                     f"{2 * row.request.budget.attempts}, or start a new one"
                 )
-            reopened = {"stop": None, "exhausted": False, "phase": Phase.DECIDE, "request": request}
-            graph.update_state(_config(run_id), reopened, as_node=Phase.PROFILE.value)
+            reopened: dict[str, object] = {"stop": None, "exhausted": False, "phase": Phase.DECIDE, "request": request}
+            as_node = Phase.PROFILE
+            last = state.candidates[-1] if state.candidates else None
+            if last is not None and last.evaluation is None:
+                # Its judgement was broken off.
+                reopened |= {"pending": last.number, "phase": Phase.CHECK}
+                as_node = Phase.DRAFT
+            graph.update_state(_config(run_id), reopened, as_node=as_node.value)
         self.store.set_request(run_id, request)
         self.store.set_cancel(run_id, cancel=False)
         self._launch(run_id, graph, resumed=True)
@@ -177,12 +179,14 @@ class Runs:
         old = self.state(run_id)
         new_task = task or old.task
         same = new_task is not None and old.task is not None and new_task.digest == old.task.digest
+        kept = [c for c in old.candidates if c.evaluation] if same else []
         initial = RunState(
             run_id=run_id,
             request=request,
             task=new_task,
+            inherited=max((c.number for c in kept), default=0),
             seed=old.best.kernel if old.best else None,
-            candidates=[c for c in old.candidates if c.evaluation] if same else [],
+            candidates=kept,
             messages=[*old.messages, *messages],
         )
         return self.start(request, parent=run_id, initial=initial)
@@ -201,6 +205,8 @@ class Runs:
             live.hurry.set()
         else:
             live.cancel.set()
+            if live.meter is not None:
+                live.meter.cancel()
 
     def stream(self, run_id: str, after: int = 0) -> Iterator[Event]:
         """The events of a run with a number above `after`; ends when nobody works on it any more.
@@ -212,24 +218,55 @@ class Runs:
         self.store.row(run_id)
         while True:
             live = self._live.get(run_id)
-            owned = live is not None or self.store.row(run_id).status in ("running", "queued")
-            events = self.store.events(run_id, after)
+            events, going_on = self.poll(run_id, after)
             yield from events
             after = events[-1].seq if events else after
+            if events:
+                continue
             if live is not None:
                 with live.changed:
                     if not live.over and not self.store.events(run_id, after):
                         live.changed.wait(0.5)
-                    finished = live.over
-                if finished:
-                    yield from self.store.events(run_id, after)
+                if live.over and not self.store.events(run_id, after):
                     if live.error is not None:
                         raise live.error
                     return
-            elif not owned:
-                return
-            elif not events:
+            elif going_on:
                 self._clock.sleep(0.2)
+            else:
+                return
+
+    def poll(self, run_id: str, after: int = 0) -> tuple[list[Event], bool]:
+        """The events with a number above `after` that are there now, and whether more may come.
+
+        Raises:
+            RunNotFound: no such run.
+        """
+        # Asked in this order: what a run says last is said before it is given up.
+        going_on = run_id in self._live or self.store.row(run_id).status in ("running", "queued")
+        return self.store.events(run_id, after), going_on
+
+    def wait_for_task(self, run_id: str, seconds: float = 10.0) -> None:
+        """Wait until a run without a model has understood its request, or that long.
+
+        Raises:
+            RequestError: it was refused.
+        """
+        if self.state(run_id).model:
+            return
+        end = time.monotonic() + seconds
+        after = 0
+        while time.monotonic() < end:
+            events, going_on = self.poll(run_id, after)
+            for event in events:
+                after = event.seq
+                if isinstance(event, RunRefused):
+                    raise RequestError(event.message)
+                if isinstance(event, CandidateDrafted):
+                    return
+            if not going_on:
+                return
+            time.sleep(0.02)
 
     def state(self, run_id: str) -> RunState:
         """The newest checkpoint of a run, with all candidates and all that was spent.
@@ -276,6 +313,23 @@ class Runs:
         last = Phase.REPORT if state.stop else Phase.SPECIFY
         graph.update_state(_config(run_id), {"messages": list(messages)}, as_node=last.value)
 
+    def answer(self, run_id: str, question: str) -> str:
+        """Answer a question about a run at rest and remember both.
+
+        Raises:
+            RunNotFound: no such run.
+            SettingsError: the run's policy can't be used now.
+        """
+        state = self.state(run_id)
+        meter = Meter(state.request.budget, self._clock, state.used)
+        desk = Desk(_no_bench(), meter, Journal(self.store, run_id, meter), self.settings)
+        try:
+            text = self._policies(state.request, self.settings).answer(question, state, desk)
+        except (BudgetSpent, PolicyFailed) as error:
+            text = f"{answer_from_profile(question, state)}\n(Answered without the model: {error}.)"
+        self.remember(run_id, [Message(role="user", text=question), Message(role="assistant", text=text)])
+        return text
+
     def _launch(self, run_id: str, graph: RunGraph, *, resumed: bool) -> None:
         owner = ExitStack()
         owner.enter_context(self.store.owned(run_id))
@@ -301,9 +355,10 @@ class Runs:
         run_id, store = live.run_id, self.store
         row = store.row(run_id)
         store.set_status(run_id, "running")
-        meter = Meter(row.request.budget, self._clock, row.used)
+        live.meter = meter = Meter(row.request.budget, self._clock, row.used)
         journal = Journal(store, run_id, meter, live.wake)
-        desk = Desk(bench=self.bench, meter=meter, journal=journal, settings=self.settings)
+        bench = self._benches()
+        desk = Desk(bench=bench, meter=meter, journal=journal, settings=self.settings)
         state = self.state(run_id)
         journal.emit(RunStarted(request=row.request, policy=state.policy, model=state.model, resumed=resumed))
         outcome = _Outcome()
@@ -318,6 +373,7 @@ class Runs:
             self._close_over(run_id, graph, meter, late)
         else:
             self._conclude(live, journal, meter, outcome.error)
+        bench.close()
         forget_history(self._saver, run_id)
 
     def _watch(self, live: _Live, meter: Meter, outcome: _Outcome) -> StopReason | None:
@@ -368,6 +424,15 @@ class Runs:
         self.store.add_event(stamped, meter.used)
 
 
+def _no_bench() -> Bench:
+    """For answers about a run: they judge nothing."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("an answer judges no kernel")
+
+    return Bench(evaluate=refuse, check_task=refuse)
+
+
 class _Outcome:
     """How a graph's thread ended."""
 
@@ -397,8 +462,11 @@ def _refusal(error: BaseException) -> RunRefused | None:
     if isinstance(error, SettingsError | PolicyFailed):
         return RunRefused(message=str(error), kind="settings")
     if isinstance(error, BudgetSpent):
-        kind = "cancelled" if error.reason is StopReason.CANCELLED else "settings"
-        return RunRefused(message=f"stopped before the request was understood ({error.reason})", kind=kind)
+        cancelled = error.reason is StopReason.CANCELLED
+        return RunRefused(
+            message=f"stopped before the request was understood ({error.reason})",
+            kind="cancelled" if cancelled else "settings",
+        )
     return None
 
 

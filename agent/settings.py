@@ -33,8 +33,8 @@ class Settings(BaseSettings):
     """Who writes kernels when the request doesn't say."""
     model: str | None = None
     """Model name for the vendor policies when the request doesn't say."""
-    openai_model: str = "gpt-5.1"
-    anthropic_model: str = "claude-sonnet-4-5"
+    openai_model: str = "gpt-5.4"
+    anthropic_model: str = "claude-sonnet-4-6"
     openai_api_key: SecretStr | None = Field(default=None, validation_alias=_either("OPENAI_API_KEY"))
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias=_either("ANTHROPIC_API_KEY"))
     openai_base_url: str | None = Field(default=None, validation_alias=_either("OPENAI_BASE_URL"))

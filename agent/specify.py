@@ -6,10 +6,8 @@ import ast
 import tempfile
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from agent.state import RunRequest
-from tools.task import Goal, Reference, Target, Task, TensorSpec
+from tools.task import Goal, Target, Task, TensorSpec
 from tools.task_errors import RequestError
 
 
@@ -23,11 +21,17 @@ def grammar_task(request: RunRequest) -> Task:
 
     if request.reference_source is None or request.reference_function is None:
         return specify.parse_request(request.request)
-    check_reference(request.reference_source, request.reference_function)
+    return _from_reference(request.reference_source, request.reference_function, request.request)
+
+
+def _from_reference(source: str, function: str, words: str) -> Task:
+    from tools.generate import specify
+
+    check_reference(source, function)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference.py"
-        path.write_text(request.reference_source, encoding="utf-8")
-        return specify.task_from_reference(str(path), request.reference_function, request.request)
+        path.write_text(source, encoding="utf-8")
+        return specify.task_from_reference(str(path), function, words)
 
 
 def check_reference(source: str, function: str) -> None:
@@ -60,21 +64,16 @@ def model_task(
     Raises:
         RequestError: the parts make no task.
     """
-    from tools.generate.specify import default_tolerance
-
-    check_reference(source, function)
-    try:
-        return Task(
-            name=name,
-            request=request.request,
-            reference=Reference(source=source, function=function, origin="model"),
-            inputs=inputs,
-            target=target,
-            goal=goal,
-            tolerance=default_tolerance([spec.dtype for spec in inputs]),
-        )
-    except ValidationError as error:
-        raise RequestError(f"the model's task can't be used: {error.errors()[0]['msg']}") from error
+    tensors = ", ".join(f"{t.name} {'x'.join(map(str, t.shape))} {t.dtype}" for t in inputs)
+    stated = _from_reference(source, function, f"{tensors}, {target}")
+    update = {
+        "name": name,
+        "request": request.request,
+        "goal": goal,
+        "inputs": inputs,
+        "reference": stated.reference.model_copy(update={"origin": "model"}),
+    }
+    return stated.model_copy(update=update)
 
 
 def revised_task(task: Task, text: str) -> Task | None:

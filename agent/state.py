@@ -161,6 +161,8 @@ class RunState(BaseModel):
     seed: Kernel | None = None
     """Best kernel of the run that this one was forked from: made for a related task, not for this one."""
     candidates: Annotated[list[Candidate], merge_candidates] = Field(default_factory=list)
+    inherited: int = 0
+    """Number of the last candidate that came with a fork; the search's patience counts from there."""
     pending: int | None = None
     """Number of the candidate that waits for its judgement."""
     used: Used = Used()
@@ -236,4 +238,6 @@ def goal_status(task: Task, candidates: list[Candidate]) -> GoalStatus:
         return GoalStatus(met=performance.latency_us <= goal.value, text=text)
     first = next(c for c in candidates if c.correct)
     ratio = (first.latency_us or performance.latency_us) / performance.latency_us
-    return GoalStatus(met=ratio >= goal.value, text=f"{ratio:.2f}x over the first correct kernel, {goal.value:g}x asked")
+    return GoalStatus(
+        met=ratio >= goal.value, text=f"{ratio:.2f}x over the first correct kernel, {goal.value:g}x asked"
+    )

@@ -145,7 +145,9 @@ class Store:
     def add_event(self, event: Event, used: Used) -> Event:
         """Append an event and what the run has spent; returns the event with its number."""
         with self._write() as db:
-            (last,) = db.execute("SELECT COALESCE(MAX(seq), 0) FROM events WHERE run_id = ?", (event.run_id,)).fetchone()
+            (last,) = db.execute(
+                "SELECT COALESCE(MAX(seq), 0) FROM events WHERE run_id = ?", (event.run_id,)
+            ).fetchone()
             numbered = event.model_copy(update={"seq": last + 1})
             db.execute("INSERT INTO events VALUES (?, ?, ?)", (event.run_id, last + 1, numbered.model_dump_json()))
             db.execute("UPDATE runs SET used = ? WHERE run_id = ?", (used.model_dump_json(), event.run_id))
@@ -210,5 +212,3 @@ class Store:
     def _write(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._db:
             yield self._db
-
-

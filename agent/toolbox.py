@@ -17,8 +17,6 @@ from agent.policies.chat_model import ToolCall, ToolResult, ToolSpec
 from agent.state import Candidate, Proposal, RunState
 from tools.task import Evaluation, Kernel
 
-A = TypeVar("A", bound=BaseModel)
-
 LONGEST_RESULT = 12_000
 """Characters of a tool's answer; a model's context is paid for by the token."""
 
@@ -27,6 +25,9 @@ class Arguments(BaseModel):
     """Base of all tool arguments: unknown names are errors, so that a model's slip is told to it."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+A = TypeVar("A", bound=Arguments)
 
 
 class ToolError(Exception):
@@ -53,7 +54,7 @@ class Tool(Generic[A]):
 class Finish(Exception):
     """The model called a finishing tool; carries its validated arguments."""
 
-    def __init__(self, arguments: BaseModel) -> None:
+    def __init__(self, arguments: Arguments) -> None:
         super().__init__(type(arguments).__name__)
         self.arguments = arguments
 
@@ -107,7 +108,7 @@ class Toolbox:
         return tool.run(arguments)
 
 
-def _finish(arguments: BaseModel) -> str:
+def _finish(arguments: Arguments) -> str:
     raise Finish(arguments)
 
 

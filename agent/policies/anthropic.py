@@ -8,7 +8,7 @@ from typing import Any
 
 import anthropic
 import httpx2
-from anthropic.types import MessageParam, RawMessageStreamEvent, ToolParam
+from anthropic.types import MessageParam, RawMessageStreamEvent, ToolParam, ToolResultBlockParam
 
 from agent.policies.chat_model import (
     AssistantTurn,
@@ -27,9 +27,7 @@ from agent.settings import Settings, SettingsError
 class AnthropicModel:
     """A model behind Anthropic's Messages endpoint."""
 
-    def __init__(
-        self, model: str, client: anthropic.Anthropic, *, own_server: bool, max_output_tokens: int
-    ) -> None:
+    def __init__(self, model: str, client: anthropic.Anthropic, *, own_server: bool, max_output_tokens: int) -> None:
         self._model = model
         self._client = client
         self._own_server = own_server
@@ -54,9 +52,7 @@ class AnthropicModel:
             timeout=settings.model_timeout,
             max_retries=0,  # repeated by `with_backoff`, which knows the budget
         )
-        return cls(
-            model, client, own_server=base_url is not None, max_output_tokens=settings.max_output_tokens
-        )
+        return cls(model, client, own_server=base_url is not None, max_output_tokens=settings.max_output_tokens)
 
     @property
     def model(self) -> str:
@@ -106,11 +102,12 @@ def _messages(turns: Sequence[Turn]) -> list[MessageParam]:
         elif isinstance(turn, AssistantTurn):
             messages.append({"role": "assistant", "content": _assistant_blocks(turn.reply)})
         else:
-            results = [
+            results: list[ToolResultBlockParam] = [
                 {"type": "tool_result", "tool_use_id": r.call_id, "content": r.text, "is_error": not r.ok}
                 for r in turn.results
             ]
-            messages.append({"role": "user", "content": results})  # type: ignore[typeddict-item]
+            turn_message: MessageParam = {"role": "user", "content": results}
+            messages.append(turn_message)
     return messages
 
 
@@ -174,5 +171,3 @@ def _translated(error: anthropic.APIStatusError) -> Transient | ModelRefused:
     if status in (401, 403):
         return ModelRefused(f"the server refused the key (HTTP {status}); check ANTHROPIC_API_KEY")
     return ModelRefused(f"the server refused the call (HTTP {status}): {error.message}")
-
-

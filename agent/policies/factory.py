@@ -17,7 +17,9 @@ def make_policy(request: RunRequest, settings: Settings) -> Policy:
     model = request.model or settings.model
     if name == "offline":
         if request.model is not None:
-            raise SettingsError("the offline policy uses no model; drop --model, or choose --policy openai or anthropic")
+            raise SettingsError(
+                "the offline policy uses no model; drop --model, or choose --policy openai or anthropic"
+            )
         from agent.policies.offline import OfflinePolicy
 
         return OfflinePolicy()

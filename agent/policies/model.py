@@ -102,9 +102,7 @@ class ModelPolicy:
         assert isinstance(finish, SubmitTask), "the toolbox of specify has two finishers"
         inputs = tuple(spec.tensor() for spec in finish.inputs)
         goal = Goal.parse(finish.goal)
-        return model_task(
-            request, finish.name, finish.reference_source, finish.function, inputs, finish.target, goal
-        )
+        return model_task(request, finish.name, finish.reference_source, finish.function, inputs, finish.target, goal)
 
     def _fall_back(self, request: RunRequest, desk: Desk, reason: str) -> Task:
         try:
@@ -188,7 +186,6 @@ class ModelPolicy:
             try:
                 turns.append(ToolTurn(results=tuple(toolbox.use(call) for call in reply.calls)))
             except Finish as finish:
-                assert isinstance(finish.arguments, Arguments), "finishers are made from Arguments"
                 return finish.arguments
         raise PolicyFailed(f"the model didn't finish its step within {desk.settings.model_turns} calls")
 
@@ -249,4 +246,3 @@ def _history(state: RunState) -> list[Candidate]:
     recent = judged[-_REMEMBERED:]
     best = state.best
     return recent if best is None or best in recent else [best, *recent]
-

@@ -54,9 +54,7 @@ class OpenAIModel:
             timeout=settings.model_timeout,
             max_retries=0,  # repeated by `with_backoff`, which knows the budget
         )
-        return cls(
-            model, client, own_server=base_url is not None, max_output_tokens=settings.max_output_tokens
-        )
+        return cls(model, client, own_server=base_url is not None, max_output_tokens=settings.max_output_tokens)
 
     @property
     def model(self) -> str:
@@ -130,7 +128,9 @@ def _tool(spec: ToolSpec) -> ChatCompletionToolUnionParam:
 
 
 def _read(
-    stream: Iterable[ChatCompletionChunk], messages: Sequence[ChatCompletionMessageParam], on_text: Callable[[str], None]
+    stream: Iterable[ChatCompletionChunk],
+    messages: Sequence[ChatCompletionMessageParam],
+    on_text: Callable[[str], None],
 ) -> Reply:
     text = ""
     calls: dict[int, dict[str, str]] = {}
@@ -181,5 +181,3 @@ def _translated(error: openai.APIStatusError) -> Transient | ModelRefused:
     if status in (401, 403):
         return ModelRefused(f"the server refused the key (HTTP {status}); check OPENAI_API_KEY")
     return ModelRefused(f"the server refused the call (HTTP {status}): {error.message}")
-
-

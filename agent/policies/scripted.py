@@ -77,4 +77,3 @@ def _reply(entry: dict[str, object], index: int) -> Reply:
         for i, call in enumerate(calls)
     )
     return Reply.model_validate({"calls": made, **entry})
-

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.agent.doubles import FakeClock, ListPolicy, fake_bench
 
 from agent.desk import Bench
 from agent.policies.protocol import Policy
 from agent.runs import Runs
 from agent.settings import Settings
+from tests.agent.doubles import FakeClock, ListPolicy, fake_bench
 
 MakeRuns = Callable[..., Runs]
 
@@ -33,7 +33,7 @@ def make_runs(settings: Settings, clock: FakeClock) -> Iterator[MakeRuns]:
         chosen = policy or ListPolicy([100.0])
         runs = Runs(
             settings.model_copy(update=changes),
-            bench=bench or fake_bench(),
+            benches=lambda: bench or fake_bench(),
             policies=lambda request, settings: chosen,
             clock=clock,
         )

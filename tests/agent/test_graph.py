@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.agent.doubles import FakeClock, ListPolicy, fake_bench, judge, make_task
 
 from agent.events import Decided, Event, PhaseEntered, RunFinished
 from agent.report import Report
 from agent.runs import Runs
 from agent.state import RunRequest, StopReason
+from tests.agent.doubles import FakeClock, ListPolicy, fake_bench, judge, make_task
 from tools.task import Budget, Evaluation, Kernel, Task
 
 

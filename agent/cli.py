@@ -1,0 +1,451 @@
+"""The command line: every command is a thin face over `agent.runs` and `tools`.
+
+Exit status: 0 done and goal met; 1 the best kernel was returned but the goal was missed, or none is correct;
+2 bad input or settings (one sentence on standard error); 130 stopped by Ctrl-C, best kernel written all the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from agent.chat import Conversation
+from agent.events import Event, RunFinished, RunRefused
+from agent.output import prepare, save
+from agent.render import Progress, microseconds, show_report
+from agent.report import Report
+from agent.runs import Runs
+from agent.settings import Settings, SettingsError, load_settings
+from agent.state import RunRequest
+from agent.store import RunBusy, RunNotFound
+from tools.task import Budget
+from tools.task_errors import RequestError
+
+app = typer.Typer(
+    name="kernelwright",
+    help="Words in; a verified, profiled, fast NKI kernel out. No device and no key are needed.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+evals = typer.Typer(help="Run suites of requests and compare results.", no_args_is_help=True)
+app.add_typer(evals, name="eval")
+
+T = TypeVar("T")
+
+OK, MISSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+ReferenceFlag = Annotated[
+    str | None, typer.Option("--reference", metavar="FILE.py:FUNCTION", help="NumPy function to take as specification.")
+]
+GoalFlag = Annotated[str | None, typer.Option("--goal", help="roofline>=0.6, latency<=120us, speedup>=2 or correct.")]
+TargetFlag = Annotated[
+    str | None, typer.Option("--target", help="trn1, trn2 or trn3; default: what the words say, else trn2.")
+]
+PolicyFlag = Annotated[str | None, typer.Option("--policy", help="offline, openai, anthropic, scripted or auto.")]
+ModelFlag = Annotated[str | None, typer.Option("--model", help="The vendor's model name.")]
+OutFlag = Annotated[Path | None, typer.Option("--out", help="Folder for kernel.py and report.json.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on standard output.")]
+AttemptsFlag = Annotated[int | None, typer.Option("--attempts", help="Full evaluations at most.")]
+SecondsFlag = Annotated[float | None, typer.Option("--seconds", help="Wall seconds at most.")]
+TokensFlag = Annotated[int | None, typer.Option("--tokens", help="Model tokens at most.")]
+DollarsFlag = Annotated[float | None, typer.Option("--dollars", help="Model dollars at most.")]
+
+
+@app.command()
+def write(
+    request: Annotated[str, typer.Argument(help="What to compute, on what, where and how fast, in words.")] = "",
+    reference: ReferenceFlag = None,
+    goal: GoalFlag = None,
+    target: TargetFlag = None,
+    policy: PolicyFlag = None,
+    model: ModelFlag = None,
+    out: OutFlag = None,
+    as_json: JsonFlag = False,
+    attempts: AttemptsFlag = None,
+    seconds: SecondsFlag = None,
+    tokens: TokensFlag = None,
+    dollars: DollarsFlag = None,
+) -> int:
+    """Write a kernel for a request, verify it and make it fast."""
+    budget = budget_of(Budget(), attempts, seconds, tokens, dollars)
+    asked = request_of(request, reference, goal, target, policy, model, budget)
+    if out is not None:
+        prepare(out)
+    with opened_runs() as runs:
+        return follow(runs, runs.start(asked), out=out, as_json=as_json)
+
+
+@app.command()
+def resume(
+    run_id: Annotated[str, typer.Argument(help="The run, as printed in its first line.")],
+    out: OutFlag = None,
+    as_json: JsonFlag = False,
+    attempts: AttemptsFlag = None,
+    seconds: SecondsFlag = None,
+    tokens: TokensFlag = None,
+    dollars: DollarsFlag = None,
+) -> int:
+    """Go on with an interrupted run, or with a finished one and a larger budget."""
+    if out is not None:
+        prepare(out)
+    with opened_runs() as runs:
+        flags = (attempts, seconds, tokens, dollars)
+        given = any(flag is not None for flag in flags)
+        budget = budget_of(runs.row(run_id).request.budget, *flags) if given else None
+        after = runs.last_seq(run_id)
+        runs.resume(run_id, budget)
+        return follow(runs, run_id, after=after, out=out, as_json=as_json)
+
+
+@app.command()
+def chat(
+    run_id: Annotated[str | None, typer.Option("--resume", help="Go on from this run.")] = None,
+    policy: PolicyFlag = None,
+    model: ModelFlag = None,
+    attempts: AttemptsFlag = None,
+    seconds: SecondsFlag = None,
+    tokens: TokensFlag = None,
+    dollars: DollarsFlag = None,
+) -> int:
+    """Talk: describe a kernel, ask why it is as fast as it is, ask for changes."""
+    from agent.repl import converse
+
+    budget = budget_of(Budget(), attempts, seconds, tokens, dollars)
+    defaults = request_of("(chat)", None, None, None, policy, model, budget)
+    with opened_runs() as runs:
+        return converse(Conversation(runs, defaults, run_id), runs)
+
+
+@app.command(name="runs")
+def list_runs(
+    limit: Annotated[int, typer.Option("--limit", help="How many, newest first.", min=1)] = 20,
+    as_json: JsonFlag = False,
+) -> int:
+    """List stored runs."""
+    with opened_runs() as runs:
+        rows = runs.rows(limit)
+        if as_json:
+            print(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
+            return OK
+        console = Console()
+        if not rows:
+            console.print("No runs yet; try: kernelwright write 'softmax, x 512x1024, float32, trn2'")
+            return OK
+        table = Table(box=None)
+        for name in ("run", "begun", "status", "attempts", "result", "request"):
+            table.add_column(name, overflow="ellipsis", no_wrap=name != "request")
+        for row in rows:
+            begun = time.strftime("%d %b %H:%M", time.localtime(row.created))
+            report = runs.report(row.run_id) if row.status == "done" else None
+            words = row.request.request or f"{row.request.reference_function}()"
+            table.add_row(row.run_id, begun, row.status, str(row.used.attempts), _result(report, row.message), words)
+        console.print(table, highlight=False)
+    return OK
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(help="The run.")],
+    as_json: JsonFlag = False,
+    out: OutFlag = None,
+) -> int:
+    """Show a run: its kernel, evidence, profile and changes, so far or at its end."""
+    with opened_runs() as runs:
+        row = runs.row(run_id)
+        report = runs.report(run_id)
+        if report is None:
+            raise RequestError(f"run {run_id} has nothing to show yet ({row.status}) {row.message}".rstrip())
+        console = Console()
+        if as_json:
+            print(report.model_dump_json(indent=2))
+        else:
+            show_report(console, report)
+            if row.status in ("interrupted", "failed"):
+                console.print(f"\nThis run is unfinished ({row.status}); kernelwright resume {run_id} goes on.")
+        if out is not None:
+            _tell_saved(save(report, out))
+        return OK
+
+
+@app.command()
+def cancel(run_id: Annotated[str, typer.Argument(help="The run.")]) -> int:
+    """Ask a run of another process to stop; it reports its best kernel."""
+    with opened_runs() as runs:
+        status = runs.row(run_id).status
+        if status not in ("running", "queued"):
+            raise RequestError(f"run {run_id} is not running ({status})")
+        runs.cancel(run_id)
+    return OK
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", min=0, max=65535)] = None,
+) -> int:
+    """Serve the HTTP API with its documentation at /docs."""
+    from agent.service.server import serve_forever
+
+    settings = load_settings()
+    serve_forever(settings, host or settings.host, settings.port if port is None else port)
+    return OK
+
+
+@app.command()
+def simulate(
+    kernel: Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="The kernel.")],
+    inputs: Annotated[
+        list[str], typer.Option("--input", metavar="NAME=SHAPE:DTYPE", help="One per input, e.g. a=512x1024:bfloat16.")
+    ],
+    reference: ReferenceFlag = None,
+    target: TargetFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Run a kernel of your own on the simulator, and compare it with a reference when one is given."""
+    from agent.simulation import SimulateRequest, input_of, run_simulation, show_simulation
+
+    source, function = read_function(kernel)
+    given: dict[str, Any] = {"target": target} if target else {}
+    if reference is not None:
+        given["reference_source"], given["reference_function"] = read_function(reference)
+    asked = checked(
+        lambda: SimulateRequest(source=source, function=function, inputs=tuple(map(input_of, inputs)), **given)
+    )
+    result = run_simulation(asked)
+    if as_json:
+        print(result.model_dump_json(indent=2))
+    else:
+        show_simulation(Console(), asked, result)
+    return OK if result.ok else MISSED
+
+
+@app.command()
+def lint(
+    file: Annotated[Path, typer.Argument(help="Kernel source.")],
+    as_json: JsonFlag = False,
+) -> int:
+    """Check kernel source without running it. Exit status 1 when there are errors."""
+    from agent.bench import default_bench
+
+    findings = list(default_bench().lint(read_file(file)))
+    if as_json:
+        print(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{file}:{finding.line or 1}: {finding}")
+        if not findings:
+            print(f"{file}: no findings")
+    return MISSED if any(finding.severity == "error" for finding in findings) else OK
+
+
+@app.command()
+def library(
+    name: Annotated[str, typer.Argument(help="Show this kernel; without a name: list all.")] = "",
+) -> int:
+    """Read the kernel library."""
+    from agent.knowledge import library_names, library_text
+
+    names = library_names()
+    if name and name not in names:
+        raise RequestError(f"the library has no kernel {name!r}; it has {', '.join(names)}")
+    print(library_text(name) if name else "\n".join(names))
+    return OK
+
+
+@evals.command(name="run")
+def eval_run(
+    suite: Annotated[str, typer.Argument(help="Name of a suite in evals/suites, or a path.")],
+    policy: PolicyFlag = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the results as JSON Lines.")] = None,
+) -> int:
+    """Run a suite and print how many requests were solved."""
+    # The eval runner stands above the agent and imports it, so it is reached as a plug-in, by name.
+    return _eval_entry().run(suite, policy=policy, out=out)
+
+
+class _EvalEntry(Protocol):
+    def run(self, suite: str, *, policy: str | None, out: Path | None) -> int: ...
+
+
+def _eval_entry() -> _EvalEntry:
+    entry: _EvalEntry = importlib.import_module("evals.cli")
+    return entry
+
+
+def budget_of(
+    base: Budget, attempts: int | None, seconds: float | None, tokens: int | None, dollars: float | None
+) -> Budget:
+    """A budget with the flags that were given.
+
+    Raises:
+        RequestError: a limit is out of range.
+    """
+    given = {"attempts": attempts, "seconds": seconds, "tokens": tokens, "dollars": dollars}
+    values = {**base.model_dump(), **{name: value for name, value in given.items() if value is not None}}
+    return checked(lambda: Budget(**values))
+
+
+def request_of(
+    words: str,
+    reference: str | None,
+    goal: str | None,
+    target: str | None,
+    policy: str | None,
+    model: str | None,
+    budget: Budget,
+) -> RunRequest:
+    """The request that the flags make.
+
+    Raises:
+        RequestError: one of them can't be used.
+    """
+    given: dict[str, Any] = {"request": words, "goal": goal, "target": target, "model": model, "budget": budget}
+    if policy is not None:
+        given["policy"] = policy
+    if reference is not None:
+        given["reference_source"], given["reference_function"] = read_function(reference)
+    return checked(lambda: RunRequest(**given))
+
+
+def checked(make: Callable[[], T]) -> T:
+    """Make a model; its faults become one sentence.
+
+    Raises:
+        RequestError: a field can't be used.
+    """
+    try:
+        return make()
+    except ValidationError as error:
+        raise RequestError(sentence(error)) from error
+
+
+def sentence(error: ValidationError) -> str:
+    """The first fault of a model in one sentence."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "literal_error":
+        return f"{place} {first['input']!r} isn't known; use {first['ctx']['expected']}"
+    return f"{place}: {message[0].lower()}{message[1:]}" if place else message
+
+
+def read_function(text: str) -> tuple[str, str]:
+    """Source and function name of `file.py:function`.
+
+    Raises:
+        RequestError: the text has another form, or the file can't be read.
+    """
+    path, _, function = text.rpartition(":")
+    if not path or not function.isidentifier():
+        raise RequestError(f"{text!r} doesn't name a function; write file.py:function")
+    return read_file(Path(path)), function
+
+
+def read_file(path: Path) -> str:
+    """Text of a file.
+
+    Raises:
+        RequestError: it can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"can't read {path} ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} isn't UTF-8 text; give a Python file") from error
+
+
+@contextmanager
+def opened_runs(settings: Settings | None = None) -> Iterator[Runs]:
+    """The runs of the data directory, closed at the end."""
+    with closing(Runs(settings or load_settings())) as runs:
+        yield runs
+
+
+def follow(runs: Runs, run_id: str, *, after: int = 0, out: Path | None, as_json: bool) -> int:
+    """Show a run until it ends, then its result; returns the exit status."""
+    progress = Progress(Console(stderr=True))
+    report: Report | None = None
+    refused: RunRefused | None = None
+    interrupted = False
+    try:
+        for event, again in watched(runs, run_id, after):
+            interrupted = again
+            progress.show(event)
+            report = event.report if isinstance(event, RunFinished) else report
+            refused = event if isinstance(event, RunRefused) else refused
+    finally:
+        progress.stop()
+    if report is None:
+        message = refused.message if refused else f"run {run_id} ended without a report"
+        if interrupted:
+            print(f"kernelwright: {message}", file=sys.stderr)
+            return INTERRUPTED
+        raise RequestError(message)
+    if as_json:
+        print(report.model_dump_json(indent=2))
+    else:
+        show_report(Console(), report)
+    if out is not None:
+        _tell_saved(save(report, out))
+    if interrupted:
+        return INTERRUPTED
+    return OK if report.correct and report.goal_met else MISSED
+
+
+def watched(runs: Runs, run_id: str, after: int) -> Iterator[tuple[Event, bool]]:
+    """A run's events, and whether Ctrl-C was pressed; the first asks for a stop, the second doesn't wait for it."""
+    interrupted = False
+    while True:
+        try:
+            for event in runs.stream(run_id, after):
+                after = event.seq
+                yield event, interrupted
+            return
+        except KeyboardInterrupt:
+            interrupted = True
+            runs.cancel(run_id)
+            print("\nstopping; the best kernel so far follows (Ctrl-C again: at once)", file=sys.stderr)
+
+
+def _tell_saved(paths: list[Path]) -> None:
+    print(f"saved {' and '.join(map(str, paths))}", file=sys.stderr)
+
+
+def _result(report: Report | None, message: str) -> str:
+    if report is None:
+        return message
+    if not report.correct:
+        return "no correct kernel"
+    latency = microseconds(report.latency_us) if report.latency_us is not None else ""
+    return f"{latency}{'' if report.goal_met else ', goal missed'}"
+
+
+def main() -> None:
+    """Entry point: maps errors to one sentence and an exit status."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(standalone_mode=False)
+    except (RequestError, SettingsError, RunNotFound, RunBusy) as error:
+        print(f"kernelwright: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except typer.TyperException as error:
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        print(text if "\n" in text else f"kernelwright: {text}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    sys.exit(status if isinstance(status, int) else OK)

@@ -1,0 +1,212 @@
+"""Events and reports as text for a terminal or a pipe. Rendering only: nothing here decides or stores."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.status import Status
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from agent.events import (
+    CandidateChecked,
+    CandidateDrafted,
+    Decided,
+    Event,
+    ModelRetried,
+    ModelText,
+    Noted,
+    PhaseEntered,
+    RunStarted,
+    TaskSpecified,
+    ToolCalled,
+)
+from agent.report import CandidateSummary, Report
+from agent.state import Phase
+
+_DOING = {
+    Phase.SPECIFY: "reading the request",
+    Phase.DRAFT: "writing the first kernel",
+    Phase.CHECK: "running it on the simulator and comparing with the reference",
+    Phase.DEBUG: "looking for the fault",
+    Phase.PROFILE: "reading the profile",
+    Phase.IMPROVE: "looking for a faster schedule",
+    Phase.DECIDE: "deciding",
+    Phase.REPORT: "summing up",
+}
+
+
+class Progress:
+    """Shows a run's events as they come: one line each, with a spinner on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status | None = None
+
+    def show(self, event: Event) -> None:
+        """Show one event; those that say nothing new to a person make no line."""
+        if isinstance(event, PhaseEntered):
+            self._spin(_DOING[event.phase])
+            return
+        line = event_line(event)
+        if line is not None:
+            stamp = Text(f"{event.seconds:7.1f}s  ", style="dim")
+            # On a pipe a line is one line; on a terminal it folds at the window's edge.
+            self._console.print(stamp + line, soft_wrap=not self._console.is_terminal, highlight=False)
+
+    def stop(self) -> None:
+        """Take the spinner away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _spin(self, text: str) -> None:
+        if not self._console.is_terminal:
+            return
+        if self._status is None:
+            self._status = self._console.status(text, spinner_style="cyan")
+            self._status.start()
+        else:
+            self._status.update(text)
+
+
+def event_line(event: Event) -> Text | None:
+    """An event in one line; None when a person needs no line for it."""
+    if isinstance(event, RunStarted):
+        model = f" ({event.model})" if event.model else ""
+        again = "goes on" if event.resumed else "starts"
+        return _line("run", f"{event.run_id} {again}, policy {event.policy}{model}")
+    if isinstance(event, TaskSpecified):
+        inputs = ", ".join(event.inputs)
+        return _line("task", f"{event.name}: {inputs}; {event.target}, goal {event.goal}")
+    if isinstance(event, CandidateDrafted):
+        return _line(f"write {event.number}", event.change)
+    if isinstance(event, CandidateChecked):
+        return _checked(event)
+    if isinstance(event, Decided):
+        return _line("decide", f"{event.next}: {event.reason}", style="dim")
+    if isinstance(event, ModelText):
+        return _line("model", event.text, style="dim")
+    if isinstance(event, ToolCalled):
+        return _line("tool", f"{event.name}: {event.summary}", style="dim" if event.ok else "yellow")
+    if isinstance(event, ModelRetried):
+        return _line("retry", f"in {event.wait_seconds:.1f} s: {event.reason}", style="yellow")
+    if isinstance(event, Noted):
+        return _line("note", event.text, style="yellow")
+    return None
+
+
+def _line(label: str, text: str, style: str = "") -> Text:
+    return Text(f"{label:<9}", style="cyan") + Text(text, style=style)
+
+
+def _checked(event: CandidateChecked) -> Text:
+    label = f"check {event.number}"
+    if not event.correct:
+        return _line(label, f"not correct: {event.problem or event.failure}", style="red")
+    parts = ["correct"]
+    if event.max_rel_error is not None:
+        parts.append(f"max rel error {event.max_rel_error:.1e}")
+    if event.latency_us is not None:
+        parts.append(f"{microseconds(event.latency_us)} simulated")
+    if event.roofline_fraction is not None:
+        parts.append(f"{event.roofline_fraction:.1%} of roofline")
+    return _line(label, ", ".join(parts) + (", best so far" if event.best else ""), "green" if event.best else "")
+
+
+def microseconds(value: float) -> str:
+    """A latency with as many digits as are worth reading."""
+    return f"{value:,.0f} us" if value >= 10_000 else f"{value:,.1f} us" if value >= 100 else f"{value:.2f} us"
+
+
+def show_report(console: Console, report: Report) -> None:
+    """The kernel, the evidence, the time by engine, the changes, the limits."""
+    if report.kernel:
+        title = "Kernel" if report.correct else "Last attempt (not correct)"
+        console.print(_heading(title))
+        if console.is_terminal:
+            console.print(Syntax(report.kernel.rstrip(), "python", background_color="default"))
+        else:
+            console.print(report.kernel.rstrip(), soft_wrap=True, highlight=False, markup=False)
+    console.print()
+    console.print(Group(*_sections(report)), highlight=False)
+
+
+def _sections(report: Report) -> list[RenderableType]:
+    parts: list[RenderableType] = [_result(report)]
+    if report.trials:
+        parts += [_heading("Correctness (hidden inputs against the reference)"), _trials(report)]
+    if report.engines:
+        parts += [_heading(f"Simulated time by engine, {report.target}"), _engines(report)]
+    parts += [Text(f"  {note}") for note in report.notes]
+    if report.changes:
+        parts += [_heading("Changes that led here"), _changes(report)]
+    parts += [_heading("Limits"), *(Text(f"  {limit}") for limit in report.limits)]
+    return parts
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _result(report: Report) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    table.add_row("Result", Text(report.verdict, style="green" if report.goal_met else "yellow"))
+    if report.latency_us is not None and report.roofline_us is not None and report.roofline_fraction is not None:
+        table.add_row(
+            "Latency",
+            f"{microseconds(report.latency_us)} simulated on {report.target} ({report.model_version}); "
+            f"{report.bound} bound, bottleneck {report.bottleneck}",
+        )
+        table.add_row("Roofline", f"{microseconds(report.roofline_us)}, {report.roofline_fraction:.1%} reached")
+    if report.speedup is not None:
+        table.add_row("Speed-up", f"{report.speedup:.2f}x over the first correct kernel")
+    spent = f"{report.attempts} attempts, {report.seconds:.1f} s"
+    if report.tokens:
+        spent += f", {report.tokens:,} tokens, ${report.dollars:.4f}"
+    table.add_row("Spent", f"{spent}; stopped: {report.stop}")
+    return table
+
+
+def _trials(report: Report) -> Table:
+    table = Table(box=None, pad_edge=True)
+    for name in ("inputs", "shapes", "verdict", "max rel error", "rel L2"):
+        table.add_column(name, justify="right" if name.startswith(("max", "rel")) else "left")
+    for trial in report.trials:
+        shapes = " ".join("x".join(map(str, shape)) for shape in trial.shapes)
+        verdict = Text("passed", style="green") if trial.passed else Text(f"failed {trial.detail}", style="red")
+        table.add_row(trial.seed_label, shapes, verdict, f"{trial.max_rel_error:.2e}", f"{trial.rel_l2:.2e}")
+    return table
+
+
+def _engines(report: Report) -> Table:
+    table = Table(box=None, pad_edge=True)
+    table.add_column("engine")
+    table.add_column("busy", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("instructions", justify="right")
+    table.add_column("")
+    for engine in report.engines:
+        bar = "█" * round(20 * min(engine.share, 1.0))
+        table.add_row(
+            engine.engine, microseconds(engine.busy_us), f"{engine.share:.0%}", f"{engine.instructions:,}", bar
+        )
+    return table
+
+
+def _changes(report: Report) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(ratio=1)
+    before: CandidateSummary | None = None
+    for change in report.changes:
+        result = microseconds(change.latency_us) if change.latency_us is not None else "wrong"
+        gain = ""
+        if before is not None and before.latency_us and change.latency_us:
+            gain = f" ({before.latency_us / change.latency_us:.2f}x)"
+        table.add_row(f"  {change.number}.", f"{result}{gain}", change.change)
+        before = change
+    return table
