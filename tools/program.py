@@ -90,6 +90,10 @@ class Program:
         tables = [self.trace.instructions, self.trace.operands, self.steps, self.tensors]
         return header, [*tables, *(v.reshape(-1).view(np.uint8) for v in self.constants.values())]
 
+    def tensor_facts(self) -> list[tuple[tuple[int, ...], int]]:
+        """Shape and type code of each tensor."""
+        return [(row[5], row[1]) for row in _tensor_rows(self.tensors)]
+
     @classmethod
     def unpack(cls, header: dict[str, Any], arrays: Sequence[NDArray[Any]], source: str, filename: str) -> Program:
         """Read and check what `pack` wrote.

@@ -1,0 +1,178 @@
+"""Compares a kernel's output with the reference's, and says in words what is wrong with it. Shows no reference value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.task import Tolerance
+
+Array = NDArray[np.float64]
+TILE = 128
+"""Rows of a tile: the partitions of a NeuronCore (NKI guide, tiling overview)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One output against its reference.
+
+    Attributes:
+        max_abs_error: largest |got - want|; infinite when the output holds NaN.
+        max_rel_error: largest |got - want| / (|want| + root mean square of want).
+        rel_l2: norm of the error over the norm of the reference.
+        detail: what pattern the error has and where it begins; empty when it passed.
+    """
+
+    passed: bool
+    max_abs_error: float
+    max_rel_error: float
+    rel_l2: float
+    detail: str = ""
+
+
+def compare(
+    got: NDArray[np.generic],
+    want: NDArray[np.generic],
+    tolerance: Tolerance,
+    inputs: Sequence[NDArray[np.generic]] = (),
+) -> Comparison:
+    """Judge `got` against `want` (same shape) element by element and as a whole.
+
+    Args:
+        inputs: the kernel's inputs, to recognise an output that is a copy of one.
+    """
+    wanted = np.asarray(want, np.float64)
+    found = np.asarray(got, np.float64)
+    if found.shape != wanted.shape:
+        raise ValueError(f"shapes {found.shape} and {wanted.shape} differ: check them before comparing values")
+    with np.errstate(all="ignore"):
+        scale = float(np.sqrt(np.mean(np.square(wanted))))
+        error = np.abs(found - wanted)
+        magnitude = np.abs(wanted)
+        bad = ~(error <= tolerance.atol * scale + tolerance.rtol * magnitude)
+        broken = not np.isfinite(found).all()
+        worst = float("inf") if broken else float(error.max())
+        relative = float("inf") if broken else float((error / (magnitude + scale + np.finfo(float).tiny)).max())
+        norm = float(np.linalg.norm(wanted.reshape(-1)))
+        distance = float("inf") if broken else float(np.linalg.norm(error.reshape(-1)))
+        rel_l2 = distance / norm if norm else (0.0 if distance == 0 else float("inf"))
+    passed = not bad.any() and rel_l2 <= tolerance.rel_l2
+    detail = "" if passed else describe(found, wanted, bad, tolerance, inputs)
+    return Comparison(passed, worst, relative, rel_l2, detail)
+
+
+def describe(
+    got: Array, want: Array, bad: NDArray[np.bool_], tolerance: Tolerance, inputs: Sequence[NDArray[np.generic]] = ()
+) -> str:
+    """What is wrong, in words: the pattern of the whole first, then where it begins."""
+    pattern = _whole(got, want, tolerance, inputs) or _region(bad) or _noise(got, want, bad)
+    if not bad.any():
+        return (
+            f"every element is near, but the error of the whole is too large; {pattern}"
+            if pattern
+            else ("every element is near, but together the errors are too large for rel_l2")
+        )
+    first = [int(i) for i in np.argwhere(bad)[0]]
+    share = float(bad.mean())
+    count = int(bad.sum())
+    where = f"first wrong element {first}, {count} of {bad.size} elements wrong ({share:.1%})"
+    return f"{pattern}; {where}" if pattern else where
+
+
+def _whole(got: Array, want: Array, tolerance: Tolerance, inputs: Sequence[NDArray[np.generic]]) -> str:
+    """A pattern that explains the whole output."""
+    hollow = ~np.isfinite(got)
+    if hollow.any():
+        kind = "NaN" if np.isnan(got).any() else "infinity"
+        if hollow.all():
+            return f"the output is {kind} everywhere: it depends on memory that was never written, or overflows"
+        return f"the output holds {kind} in {int(hollow.sum())} places{_place(hollow)}: overflow, or unwritten memory"
+    if not got.any():
+        return "the output is all zero: the result isn't stored, or nothing was accumulated"
+    if np.ptp(got) == 0:
+        return "the output is one constant"
+    for i, value in enumerate(inputs):
+        if value.size == got.size and np.array_equal(np.asarray(value, np.float64).reshape(got.shape), got):
+            return f"the output is a copy of input {i}"
+    scale = float(np.sqrt(np.mean(np.square(want))))
+
+    def near(candidate: Array) -> bool:
+        gap = np.abs(candidate - want)
+        loose = 4 * (tolerance.atol * scale + tolerance.rtol * np.abs(want))
+        return bool((gap <= loose).mean() > 0.99)
+
+    if near(-got):
+        return "the sign is reversed"
+    if got.ndim >= 2:
+        swapped = np.swapaxes(got, -1, -2)
+        if swapped.shape == want.shape and near(swapped):
+            return "the last two axes are swapped (transposed)"
+        if got.shape[-1] != got.shape[-2] and near(
+            np.ascontiguousarray(got).reshape(*got.shape[:-2], got.shape[-1], got.shape[-2]).swapaxes(-1, -2)
+        ):
+            return "the elements lie in transposed order"
+    weight = float((got * got).sum())
+    factor = float((got * want).sum()) / weight if weight else 0.0
+    if factor and abs(factor - 1) > 1e-3 and near(got * factor):
+        return f"the output is too {'small' if factor > 1 else 'large'} by a factor of {max(factor, 1 / factor):.4g}"
+    shift = float(np.median(want - got))
+    if shift and near(got + shift):
+        return f"all elements are off by the same amount ({-shift:+.4g})"
+    if got.ndim >= 1 and got.shape[0] > 1:
+        for axis, name in ((0, "row"), (got.ndim - 1, "column")):
+            for step in (1, -1):
+                if got.shape[axis] > 2 and near(np.roll(got, step, axis)):
+                    return f"the output is shifted by one {name}"
+    return ""
+
+
+def _region(bad: NDArray[np.bool_]) -> str:
+    """Where the wrong elements lie, when they fill a part with a name."""
+    if not bad.any() or bad.all():
+        return "every element is wrong" if bad.all() else ""
+    if bad.ndim == 1:
+        return _span(bad, "elements")
+    flat = bad.reshape(-1, bad.shape[-1])
+    rows, columns = np.asarray(flat.any(axis=1)), np.asarray(flat.any(axis=0))
+    row_text = "" if rows.all() else _span(rows, "rows")
+    column_text = "" if columns.all() else _span(columns, "columns")
+    return " and ".join(text for text in (row_text, column_text) if text)
+
+
+def _span(wrong: NDArray[np.bool_], noun: str) -> str:
+    """Name the set of indices along one axis."""
+    at = np.flatnonzero(wrong)
+    first, last, size = int(at[0]), int(at[-1]), len(wrong)
+    single = noun.removesuffix("s")
+    if first == last:
+        return f"only {single} {first} of {size} is wrong"
+    if len(at) == last - first + 1:
+        if last == size - 1 and first > 0:
+            tail = size % TILE
+            extra = ", the last partial tile" if tail and size - first == tail else ""
+            return f"{noun} from {first} to the end ({size}) are wrong{extra}"
+        if len(at) % TILE == 0 and first % TILE == 0:
+            return f"{noun} {first}..{last} are wrong: {len(at) // TILE} whole tile(s) of {TILE}"
+        if first == 0:
+            return f"the first {last + 1} {noun} of {size} are wrong"
+        return f"{noun} {first}..{last} of {size} are wrong"
+    steps = np.diff(at)
+    if len(at) > 2 and (steps == steps[0]).all():
+        return f"every {int(steps[0])}th of the {noun} is wrong, from {first} on"
+    return f"{len(at)} of {size} {noun} are wrong"
+
+
+def _noise(got: Array, want: Array, bad: NDArray[np.bool_]) -> str:
+    scale = float(np.sqrt(np.mean(np.square(want)))) or 1.0
+    typical = float(np.median(np.abs(got - want))) / scale
+    if typical < 0.05:
+        return f"errors are small and everywhere (typically {typical:.1e} of the output's size): too little precision"
+    return "values are wrong throughout"
+
+
+def _place(mask: NDArray[np.bool_]) -> str:
+    text = _region(mask).replace("are wrong", "").replace("is wrong", "").strip()
+    return f" ({text})" if text else ""

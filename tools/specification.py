@@ -1,0 +1,279 @@
+"""A task made concrete for the judge: hidden draws, wanted outputs, output shapes, roofline. Refuses tasks without a verdict.
+
+A task can be judged only if a kernel that does nothing, returns a constant, copies an input or ignores one fails.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools import draws
+from tools.compare import compare
+from tools.confinement import Limits
+from tools.generate.graph import Graph
+from tools.roofline import Roofline, output_types, roofline
+from tools.sandbox import JobFailed, Worker, rounded
+from tools.task import Task, TensorSpec
+from tools.task_errors import RequestError
+from tools.wire import WireError, storage_type
+
+Arrays = Sequence[NDArray[np.generic]]
+LARGEST_TASK_BYTES = 4 << 30
+MOST_TENSORS = 32
+KEPT_TASKS = 4
+KEPT_BYTES = 1 << 30
+"""Draws and references of a few tasks are kept, up to this much, because a run judges many kernels of one task."""
+CHEAP_FLOPS = 4e9
+"""Tasks below this are computed in float64; a larger reference in float32 is exact enough for their tolerances."""
+
+REFERENCE_LIMITS = Limits(seconds=120.0, memory_bytes=12 << 30, result_bytes=6 << 30)
+
+
+@dataclass(slots=True)
+class Known:
+    """One draw with what the reference makes of it."""
+
+    draw: draws.Draw
+    wanted: Arrays
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it holds."""
+        return sum(a.nbytes for a in (*self.draw.arrays, *self.wanted))
+
+
+@dataclass(slots=True)
+class Specification:
+    """What the judge knows about a task beside the task itself.
+
+    Attributes:
+        shapes: of the outputs.
+        dtypes: storage types of the outputs.
+        roofline: lower bounds of the time.
+        standing: draws that are used for every kernel of this task.
+        remarks: what the user should know about the tests.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    roofline: Roofline
+    precision: str
+    standing: list[Known] = field(default_factory=list)
+    remarks: tuple[str, ...] = ()
+
+
+_known: OrderedDict[str, Specification] = OrderedDict()
+_lock = threading.Lock()
+
+
+def specification(task: Task, worker: Worker) -> Specification:
+    """The specification of `task`, from memory when this process has made it before.
+
+    Raises:
+        RequestError: the task can't be judged; the message says why and what to change.
+    """
+    with _lock:
+        found = _known.get(task.digest)
+        if found is not None:
+            _known.move_to_end(task.digest)
+            return found
+    found = _make(task, worker)
+    with _lock:
+        _known[task.digest] = found
+        while len(_known) > KEPT_TASKS:
+            _known.popitem(last=False)
+    return found
+
+
+def fresh(task: Task, spec: Specification, worker: Worker) -> Known:
+    """A draw that no kernel has met, with its wanted outputs."""
+    draw = draws.Draw("draw 1", draws.plain(task.inputs, draws.rng()))
+    return Known(draw, _reference(task, worker, [draw.arrays], spec.precision)[0])
+
+
+def _make(task: Task, worker: Worker) -> Specification:
+    _check_declared(task)
+    generator = draws.rng()
+    base, other = (draws.plain(task.inputs, generator) for _ in range(2))
+    mixed = [
+        [*base[:i], other[i], *base[i + 1 :]] for i in range(len(base)) if len(base) > 1
+    ]  # one input changed at a time
+    graph = _graph(task, worker)
+    outcomes = _reference(task, worker, [base, other], "float32")
+    first, second = outcomes
+    shapes = tuple(a.shape for a in first)
+    kinds = output_types(task, len(first))
+    _check_outputs(task, first, kinds)
+    limits = roofline(task, shapes, graph)
+    precision = "float64" if limits.traced and limits.flops < CHEAP_FLOPS else "float32"
+    if prod(max((t.shape for t in task.inputs), key=prod)) > 1 << 24:
+        precision = "float32"
+    _check_verdict(task, base, first, second)
+    if limits.flops < CHEAP_FLOPS:
+        _check_inputs_matter(task, first, _reference(task, worker, mixed, "float32") if mixed else [])
+        _check_reachable(task, kinds, first, _reference(task, worker, [base], "float64")[0])
+    spec = Specification(shapes, kinds, limits, precision)
+    _add_standing(task, spec, worker, generator)
+    return spec
+
+
+def _add_standing(task: Task, spec: Specification, worker: Worker, generator: np.random.Generator) -> None:
+    remarks = []
+    trials = [("uneven sizes", draws.uneven(task.inputs, generator))]
+    trials += [("large values", draws.plain(task.inputs, generator, f)) for f in draws.LARGE_FACTORS]
+    taken: set[str] = set()
+    for label, arrays in trials:
+        if label in taken:
+            continue
+        wanted = _finite_or_none(task, spec, worker, arrays)
+        if wanted is not None:
+            taken.add(label)
+            spec.standing.append(Known(draws.Draw(label, arrays), wanted))
+    for label in ("uneven sizes", "large values"):
+        if label not in taken:
+            remarks.append(f"not tested on {label}: the reference itself overflows or leaves its domain there")
+    if sum(k.nbytes for k in spec.standing) > KEPT_BYTES:
+        spec.standing = spec.standing[:1]
+        remarks.append("not tested on large values: the tensors are too large for another draw")
+    spec.remarks = tuple(remarks)
+
+
+def _finite_or_none(task: Task, spec: Specification, worker: Worker, arrays: Arrays) -> Arrays | None:
+    """Wanted outputs for a hard draw, or None where the reference gives nothing to compare with in float32."""
+    try:
+        plain = _reference(task, worker, [arrays], "float32")[0]
+    except RequestError:
+        return None
+    kept = zip(plain, spec.dtypes)
+    if tuple(a.shape for a in plain) != spec.shapes or not all(_fits(a, kind) for a, kind in kept):
+        return None
+    wanted = plain if spec.precision == "float32" else _reference(task, worker, [arrays], spec.precision)[0]
+    if not all(_fits(a, kind) for a, kind in zip(wanted, spec.dtypes)):
+        return None
+    # In float32 the reference must agree with itself, or a correct kernel couldn't be told from a wrong one.
+    agreed = all(compare(p, w, task.tolerance).passed for p, w in zip(plain, wanted))
+    return wanted if agreed else None
+
+
+def _fits(array: NDArray[np.generic], kind: str) -> bool:
+    return bool(np.isfinite(np.asarray(rounded(np.asarray(array), kind), np.float64)).all())
+
+
+def _reference(task: Task, worker: Worker, inputs: Sequence[Arrays], precision: str) -> list[list[NDArray[np.generic]]]:
+    try:
+        return worker.reference(task.reference.source, task.reference.function, inputs, precision, REFERENCE_LIMITS)
+    except JobFailed as failure:
+        if failure.kind == "stopped":
+            raise
+        raise RequestError(failure.message) from failure
+
+
+def _graph(task: Task, worker: Worker) -> Graph | None:
+    inputs = [t.model_dump(include={"name", "shape", "dtype"}) for t in task.inputs]
+    try:
+        return Graph.from_json(worker.trace(task.reference.source, task.reference.function, inputs))
+    except JobFailed as failure:
+        if failure.kind in ("beyond", "request"):  # what is wrong with it is said when it runs on numbers
+            return None
+        if failure.kind == "stopped":
+            raise
+        raise RequestError(failure.message) from failure
+
+
+# -- what makes a task unfit ---------------------------------------------------------------------------------------------
+
+
+def _check_declared(task: Task) -> None:
+    if not 1 <= len(task.inputs) <= MOST_TENSORS:
+        raise RequestError(f"a task needs 1 to {MOST_TENSORS} inputs; this one has {len(task.inputs)}")
+    total = 0
+    for kind in (*(t.dtype for t in task.inputs), *task.output_dtypes):
+        try:
+            storage_type(kind)
+        except WireError as error:
+            raise RequestError(
+                f"unknown type {kind!r}; use float32, bfloat16, float16, float8_e4m3, int32 or the like"
+            ) from error
+    for spec in task.inputs:
+        total += prod(spec.shape) * storage_type(spec.dtype).itemsize
+    if total > LARGEST_TASK_BYTES:
+        raise RequestError(
+            f"the inputs need {total / 2**30:.1f} GiB, the limit is {LARGEST_TASK_BYTES >> 30} GiB; use smaller shapes"
+        )
+
+
+def _check_outputs(task: Task, outputs: Arrays, kinds: tuple[str, ...]) -> None:
+    if len(kinds) != len(outputs):
+        raise RequestError(
+            f"the reference returns {len(outputs)} outputs but the task names {len(kinds)} output types; make them agree"
+        )
+    for i, (value, kind) in enumerate(zip(outputs, kinds)):
+        values = np.asarray(value, np.float64)
+        if np.isnan(values).any():
+            raise RequestError(
+                f"output {i} of the reference holds NaN on ordinary inputs; guard its domain (log, sqrt, division) or "
+                "declare the inputs as positive"
+            )
+        if not np.isfinite(values).all():
+            raise RequestError(f"output {i} of the reference holds infinity on ordinary inputs; bound it")
+        if not _fits(value, kind):
+            raise RequestError(f"output {i} of the reference exceeds the range of {kind}; use a wider output type")
+
+
+def _check_verdict(task: Task, inputs: Arrays, first: Arrays, second: Arrays) -> None:
+    """A kernel that computes nothing must fail on at least one output."""
+    if tuple(a.shape for a in first) != tuple(a.shape for a in second):
+        raise RequestError("the shapes of the reference's outputs depend on the inputs' values; a kernel's can't")
+    for i, (one, two) in enumerate(zip(first, second)):
+        values = np.asarray(one, np.float64)
+        for constant in {0.0, float(np.median(values)), float(values.mean())}:
+            if compare(np.full(values.shape, constant), values, task.tolerance).passed:
+                raise RequestError(
+                    f"output {i} of the reference is (nearly) the constant {constant:.4g}, so a kernel that computes nothing "
+                    "would pass; change the inputs' distribution or return what varies"
+                )
+        if compare(np.asarray(two), values, task.tolerance).passed:
+            raise RequestError(
+                f"output {i} of the reference doesn't depend on its inputs' values, so a kernel that ignores them would pass"
+            )
+        for spec, value in zip(task.inputs, inputs):
+            if value.size == values.size and _same_order(value, values, task, spec):
+                raise RequestError(
+                    f"output {i} of the reference is (nearly) equal to input {spec.name}, so a kernel that copies it would "
+                    "pass; return the change itself, or add the operation that is missing"
+                )
+
+
+def _same_order(value: NDArray[np.generic], wanted: NDArray[np.float64], task: Task, spec: TensorSpec) -> bool:
+    copied = np.asarray(value, np.float64).reshape(wanted.shape)
+    return compare(copied, wanted, task.tolerance).passed
+
+
+def _check_inputs_matter(task: Task, base: Arrays, changed: list[list[NDArray[np.generic]]]) -> None:
+    for spec, outputs in zip(task.inputs, changed):
+        if all(compare(now, before, task.tolerance).passed for now, before in zip(outputs, base)):
+            raise RequestError(
+                f"other values of input {spec.name} change no output beyond the tolerance, so a kernel that ignores it would "
+                "pass; drop it, or tighten the tolerance"
+            )
+
+
+def _check_reachable(task: Task, kinds: tuple[str, ...], single: Arrays, double: Arrays) -> None:
+    for i, (kind, plain, exact) in enumerate(zip(kinds, single, double)):
+        if not compare(rounded(np.asarray(exact), kind), exact, task.tolerance).passed:
+            raise RequestError(
+                f"the tolerance (rtol {task.tolerance.rtol:g}) is tighter than {kind} can store output {i}; loosen it or use a "
+                "wider output type"
+            )
+        if not compare(plain, exact, task.tolerance).passed:
+            raise RequestError(
+                f"output {i} of the reference in float32 misses its own float64 value by more than the tolerance: the formula "
+                "loses precision; rewrite it or loosen the tolerance"
+            )
