@@ -1,0 +1,25 @@
+"""Why a kernel is slow, on which line, and what removing each cause would gain.
+
+`explain_gap(trace, machine, engine="Tensor")` explains idle time; `advise(observed)` runs the bottleneck rules;
+`what_if(trace)` times the same program on every generation. Everything reads the recorded trace only.
+"""
+
+from tools.insight.advice import RULES, Advice, advise
+from tools.insight.counterfactual import Counterfactual
+from tools.insight.gaps import Explanation, IdleCause, explain_gap
+from tools.insight.observed import Observed
+from tools.insight.soundness import TraceError, check, check_order
+
+__all__ = [
+    "RULES",
+    "Advice",
+    "Counterfactual",
+    "Explanation",
+    "IdleCause",
+    "Observed",
+    "TraceError",
+    "advise",
+    "check",
+    "check_order",
+    "explain_gap",
+]
