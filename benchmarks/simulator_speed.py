@@ -1,6 +1,6 @@
 """How much the simulator costs beyond the arithmetic that it simulates: ratios measured side by side in one run.
 
-    uv run python benchmarks/simulator_speed.py [--quick] [--json]
+    uv run python benchmarks/simulator_speed.py [--quick] [--json] [--only NAME ...]
 
 Every ratio is the median over interleaved repeats of (simulated run, timing included) / (NumPy doing the same arithmetic
 in float32 with the same BLAS threads). Machines are noisy: compare ratios, never seconds.
@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tools.sim import load_source, simulate
+from tools.sim import load_kernel, load_source, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from problems import PROBLEMS  # noqa: E402 - a sibling script, found by the line above
 
 MATMUL = '''
 import nki
@@ -94,14 +98,12 @@ def kernel(x, steps):
 '''
 
 
-def silu(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(x), as a NumPy user writes it."""
-    return x / (1 + np.exp(-x))
-
-
-def side_by_side(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-    """Median seconds of both, and the median of the ratios of neighbouring runs, after one warm-up of each."""
-    ours(), theirs()
+def side_by_side(
+    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, warm_up: bool = True
+) -> tuple[float, float, float]:
+    """Median seconds of both, and the median of the ratios of neighbouring runs."""
+    if warm_up:
+        ours(), theirs()
     pairs = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -117,7 +119,7 @@ def side_by_side(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: in
 
 
 def against_numpy(repeats: int, quick: bool) -> list[dict[str, Any]]:
-    """The ratio to NumPy's own time for whole kernels, values and timing included."""
+    """Ratios to NumPy's float32 matmul of the same size, values and timing included."""
     rng = np.random.default_rng(0)
     size = 1024 if quick else 2048
     rows = []
@@ -126,25 +128,84 @@ def against_numpy(repeats: int, quick: bool) -> list[dict[str, Any]]:
         a, b = (rng.standard_normal((size, size), dtype=np.float32).astype(storage) for _ in range(2))
         wide_a, wide_b = a.astype(np.float32), b.astype(np.float32)
         kernel = load_source(MATMUL)
-        rows.append(
-            _row(
-                f"matmul {size}^3 {dtype}",
-                lambda k=kernel, x=a, y=b: simulate(k, x, y).latency_us,
-                lambda x=wide_a, y=wide_b: x.T @ y,
-                repeats,
-            )
+        seconds, reference, ratio = side_by_side(
+            lambda k=kernel, x=a, y=b: simulate(k, x, y).latency_us, lambda x=wide_a, y=wide_b: x.T @ y, repeats
         )
-    x = rng.standard_normal((1024 if quick else 4096, 7168), dtype=np.float32)
-    kernel = load_source(SILU)
-    rows.append(
-        _row(f"silu {x.shape[0]}x7168 float32", lambda: simulate(kernel, x).latency_us, lambda: silu(x), repeats)
-    )
+        rows.append(
+            {"case": f"matmul {size}^3 {dtype}", "simulated_s": seconds, "numpy_s": reference, "ratio_to_numpy": ratio}
+        )
     return rows
 
 
-def _row(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    seconds, reference, ratio = side_by_side(ours, theirs, repeats)
-    return {"case": name, "simulated_s": seconds, "numpy_s": reference, "ratio_to_numpy": ratio}
+def nkibench(quick: bool, names: list[str]) -> list[dict[str, Any]]:
+    """The 14 problems, each in a process of its own: time and peak memory against the NumPy reference's."""
+    rows = []
+    for problem in PROBLEMS:
+        if names and problem.name not in names:
+            continue
+        command = [sys.executable, __file__, "--problem", problem.name, *(["--quick"] if quick else [])]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return rows
+
+
+def one_problem(name: str, quick: bool) -> dict[str, Any]:
+    """Time and memory of one problem in this process."""
+    problem = next(p for p in PROBLEMS if p.name == name)
+    inputs = problem.inputs(quick)
+    reference = problem.reference()
+    kernel = load_kernel(problem.source, "kernel")
+    base = resident_mib()
+    with Peak() as theirs:
+        want = reference(*inputs)
+    with Peak() as ours:
+        result = simulate(kernel, *inputs)
+        latency = result.latency_us
+    wanted = want if isinstance(want, tuple) else (want,)
+    error = max(
+        float(np.linalg.norm(got - right) / np.linalg.norm(right))
+        for got, right in zip(result.outputs, wanted, strict=True)
+    )
+    del want, wanted
+    seconds, reference_s, ratio = side_by_side(
+        lambda: simulate(kernel, *inputs).latency_us, lambda: reference(*inputs), 3 if quick else 2, warm_up=False
+    )
+    return {
+        "case": name,
+        "simulated_s": seconds,
+        "numpy_s": reference_s,
+        "ratio_to_numpy": ratio,
+        "rel_l2": error,
+        "latency_us": latency,
+        "instructions": len(result.trace),
+        "memory_ratio": ours.mib / max(theirs.mib, base),
+    }
+
+
+def resident_mib() -> float:
+    """Memory this process holds now, MiB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Peak:
+    """Largest resident memory while the block runs, in MiB, sampled by a thread."""
+
+    def __enter__(self) -> Peak:
+        self.mib = resident_mib()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self.mib = max(self.mib, resident_mib())
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.mib = max(self.mib, resident_mib())
 
 
 def per_instruction(steps: int) -> dict[str, float]:
@@ -209,14 +270,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repeats")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="of the 14 problems, only these")
+    parser.add_argument("--problem", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    repeats = 3 if options.quick else 7
-    rows = against_numpy(repeats, options.quick)
+    if options.problem:
+        print(json.dumps(one_problem(options.problem, options.quick)))
+        return
+    rows = nkibench(options.quick, options.only)
+    each = per_instruction(2_000 if options.quick else 20_000)
+    grown = growth(1_000, 20_000 if options.quick else 1_000_000)
     report = {
         "cases": rows,
         "ratio_to_numpy_geomean": math.exp(statistics.fmean(math.log(r["ratio_to_numpy"]) for r in rows)),
-        "per_instruction": per_instruction(2_000 if options.quick else 20_000),
-        "growth": growth(1_000, 20_000 if options.quick else 200_000),
+        "ratio_to_numpy_worst": max(r["ratio_to_numpy"] for r in rows),
+        "memory_ratio_worst": max(r["memory_ratio"] for r in rows),
+        "matmul": against_numpy(3 if options.quick else 7, options.quick),
+        "per_instruction": each,
+        "growth": grown,
         "cold_start_s": min(cold_start() for _ in range(3)),
         "candidates_per_second": autotuning_rate(2.0),
         "cpu_count": os.cpu_count(),
@@ -225,17 +295,21 @@ def main() -> None:
     if options.json:
         print(json.dumps(report))
         return
-    print(f"{'case':32s} {'simulated s':>12s} {'NumPy s':>10s} {'ratio':>7s}")
+    print(f"{'problem':32s} {'simulated s':>12s} {'NumPy s':>10s} {'ratio':>7s} {'memory':>7s} {'rel L2':>8s}")
     for row in rows:
-        print(f"{row['case']:32s} {row['simulated_s']:12.4f} {row['numpy_s']:10.4f} {row['ratio_to_numpy']:7.2f}")
+        print(
+            f"{row['case']:32s} {row['simulated_s']:12.3f} {row['numpy_s']:10.3f} {row['ratio_to_numpy']:7.2f} "
+            f"{row['memory_ratio']:7.2f} {row['rel_l2']:8.0e}"
+        )
     print(f"{'geometric mean':32s} {'':12s} {'':10s} {report['ratio_to_numpy_geomean']:7.2f}")
-    each = report["per_instruction"]
+    for row in report["matmul"]:
+        print(f"{row['case']:32s} {row['simulated_s']:12.3f} {row['numpy_s']:10.3f} {row['ratio_to_numpy']:7.2f}")
     print(
         f"per instruction beyond NumPy: {each['total_us']:.1f} us ({each['run_us']:.1f} run, {each['schedule_us']:.1f} schedule)"
     )
-    grown = report["growth"]
     print(
-        f"cost growth {grown['from']} -> {grown['to']} instructions: run {grown['run_ratio']:.2f}, schedule {grown['schedule_ratio']:.2f}"
+        f"cost growth {grown['from']} -> {grown['to']} instructions: run {grown['run_ratio']:.2f}, "
+        f"schedule {grown['schedule_ratio']:.2f}"
     )
     print(f"cold start to a first 128x512 kernel: {report['cold_start_s']:.2f} s")
     print(f"autotuning: {report['candidates_per_second']:.0f} shapes-only candidates per second on one core")
