@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from tools.sim.instruction import Inst, Operand, Trace
 from tools.sim.machine import Machine
 
+from . import compiled
+
 Ints = NDArray[np.int64]
 
 
@@ -180,34 +182,49 @@ def displaced(trace: Trace, machine: Machine, ranges: LiveRanges | None = None) 
     capacity is the functional core's diagnostic.
     """
     ranges = ranges or live_ranges(trace)
-    last = ranges.last.tolist()
+    buffers = trace.buffers
+    spaces = np.array([_SPACES.get(b.space, -1) for b in buffers] or [-1])
+    chip = np.flatnonzero((spaces >= 0) & (ranges.last >= 0)) if buffers else np.empty(0, np.int64)
+    core = np.array([b.core for b in buffers] or [0])
+    size = np.array([max(b.row_bytes, 1) for b in buffers] or [1])
+    address = np.array([-1 if b.address is None else b.address[1] for b in buffers] or [-1])
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    place = compiled.place if compiled.wanted_tiles(len(chip)) else _place
+    for each in np.unique(core[chip]):
+        tiles = chip[core[chip] == each]
+        tiles = tiles[np.argsort(ranges.first[tiles], kind="stable")]
+        parts.append(
+            place(
+                tiles, spaces, size, address, ranges.first, ranges.last, machine.sbuf_partition_bytes,
+                machine.psum_banks, machine.psum_bank_bytes,
+            )
+        )  # fmt: skip
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+_SPACES = {"sbuf": 0, "psum": 1}
+
+
+def _place(
+    tiles: Ints, spaces: Ints, size: Ints, address: Ints, first: Ints, last: Ints, capacity: int, banks: int,
+    bank_bytes: int,
+) -> tuple[Ints, Ints]:  # fmt: skip
+    """Place the tiles of one core in order; pairs (new tile, older tile whose space it takes)."""
+    ends = last.tolist()
+    ring, psum = _Ring(capacity), _Banks(banks, bank_bytes)
     new: list[int] = []
     old: list[int] = []
-    rings: dict[int, _Ring] = {}
-    banks: dict[int, _Banks] = {}
-    tiles = [b for b in trace.buffers if b.space in ("sbuf", "psum") and last[b.id] >= 0]
-    first = ranges.first.tolist()
-    tiles.sort(key=lambda b: (first[b.id], b.id))
-    for tile in tiles:
-        now = first[tile.id]
-        if tile.space == "sbuf":
-            ring = rings.get(tile.core)
-            if ring is None:
-                ring = rings[tile.core] = _Ring(machine.sbuf_partition_bytes)
-            size = max(tile.row_bytes, 1)
-            if tile.address is None:
-                before = ring.place(tile.id, size, now, last)
+    columns = (tiles, spaces[tiles], size[tiles], address[tiles], first[tiles])
+    for tile, space, need, at, now in zip(*(c.tolist() for c in columns)):
+        if space == 0:
+            if at < 0:
+                before = ring.place(tile, need, now, ends)
             else:
-                at = tile.address[1]
-                before = ring.take(tile.id, at, size) if at + size <= ring.size else None
+                before = ring.take(tile, at, need) if at + need <= capacity else None
         else:
-            bank = banks.get(tile.core)
-            if bank is None:
-                bank = banks[tile.core] = _Banks(machine.psum_banks, machine.psum_bank_bytes)
-            at_bank = None if tile.address is None else tile.address[1] // machine.psum_bank_bytes
-            before = bank.place(tile.id, max(tile.row_bytes, 1), now, last, at_bank)
+            before = psum.place(tile, need, now, ends, None if at < 0 else at // bank_bytes)
         for other in before or ():
-            if last[other] < now:
-                new.append(tile.id)
+            if ends[other] < now:
+                new.append(tile)
                 old.append(other)
     return np.array(new, np.int64), np.array(old, np.int64)

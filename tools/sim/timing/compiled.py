@@ -20,6 +20,8 @@ from .events import WAIT_OF_EDGE, Streams, Times
 
 WORTHWHILE = 200_000
 """Instructions above which compiling pays."""
+WORTHWHILE_TILES = 50_000
+"""Tiles above which compiling their placement pays."""
 
 
 @cache
@@ -31,6 +33,11 @@ def available() -> bool:
 def wanted(count: int) -> bool:
     """Whether a trace of `count` instructions should use this loop."""
     return count >= WORTHWHILE and available()
+
+
+def wanted_tiles(count: int) -> bool:
+    """Whether placing `count` tiles should be compiled."""
+    return count >= WORTHWHILE_TILES and available()
 
 
 def play(streams: Streams) -> Times:
@@ -195,3 +202,145 @@ def _loop(
         if time < wake[owner]:
             wake[owner] = time
             heappush(events, (time, owner))
+
+
+def place(
+    tiles: Any, space: Any, size: Any, address: Any, first: Any, last: Any, capacity: int, banks: int, bank_bytes: int
+) -> tuple[Any, Any]:
+    """`allocation.place` compiled: pairs (new tile, older tile whose space it takes); needs numba."""
+    found = _compiled_place()(tiles, space, size, address, first, last, capacity, banks, bank_bytes)
+    return found[0], found[1]
+
+
+@cache
+def _compiled_place() -> Any:
+    numba: Any = import_module("numba")
+    return numba.njit(cache=True)(_place)
+
+
+def _place(
+    tiles: Any, space: Any, size: Any, address: Any, first: Any, last: Any, capacity: int, banks: int, bank_bytes: int
+) -> Any:
+    n = len(tiles)
+    starts, holders = np.zeros(2 * n + 4, np.int64), np.full(2 * n + 4, -1)
+    count, ring_next = 1, 0
+    width = 128
+    bank_tile, bank_size = np.full((banks, width), -1), np.zeros((banks, width), np.int64)
+    bank_count = np.zeros(banks, np.int64)
+    room = 4 * n + 16
+    new, old = np.empty(room, np.int64), np.empty(room, np.int64)
+    pairs = 0
+    before = np.empty(2 * n + 4, np.int64)
+    for t in tiles:
+        now, need, at = first[t], size[t], address[t]
+        taken = 0
+        if space[t] == 0:
+            place_at = -1
+            if at >= 0:
+                place_at = at if at + need <= capacity else -1
+            elif need <= capacity:
+                spot, wrapped, travelled = ring_next, False, 0
+                while travelled <= 2 * capacity:
+                    if spot + need > capacity:
+                        if wrapped:
+                            break
+                        travelled += capacity - spot
+                        spot, wrapped = 0, True
+                    k = int(np.searchsorted(starts[:count], spot, side="right")) - 1
+                    blocked = -1
+                    while k < count and starts[k] < spot + need:
+                        if holders[k] >= 0 and last[holders[k]] >= now:
+                            blocked = k
+                        k += 1
+                    if blocked < 0:
+                        place_at = spot
+                        break
+                    after = starts[blocked + 1] if blocked + 1 < count else capacity
+                    travelled += after - spot
+                    spot = after
+            if place_at >= 0:
+                index = int(np.searchsorted(starts[:count], place_at, side="right")) - 1
+                stop = index
+                while stop < count and starts[stop] < place_at + need:
+                    if holders[stop] >= 0:
+                        before[taken] = holders[stop]
+                        taken += 1
+                    stop += 1
+                end = starts[stop] if stop < count else capacity
+                head, head_holder = starts[index] < place_at, holders[index]
+                tail, tail_holder = place_at + need < end, holders[stop - 1]
+                head_start = starts[index]
+                fresh = 1 + int(head) + int(tail)
+                shift = fresh - (stop - index)
+                if shift > 0:
+                    for k in range(count - 1, stop - 1, -1):
+                        starts[k + shift], holders[k + shift] = starts[k], holders[k]
+                elif shift < 0:
+                    for k in range(stop, count):
+                        starts[k + shift], holders[k + shift] = starts[k], holders[k]
+                count += shift
+                k = index
+                if head:
+                    starts[k], holders[k] = head_start, head_holder
+                    k += 1
+                starts[k], holders[k] = place_at, t
+                if tail:
+                    starts[k + 1], holders[k + 1] = place_at + need, tail_holder
+                ring_next = place_at + need
+        else:
+            wanted_banks = max(-(-need // bank_bytes), 1)
+            best = -1
+            if at >= 0:
+                best = at // bank_bytes
+                wanted_banks = min(wanted_banks, banks - best)
+            else:
+                age = 1 << 62
+                for b in range(banks - wanted_banks + 1):
+                    newest, live = -1, False
+                    for c in range(b, b + wanted_banks):
+                        for k in range(bank_count[c]):
+                            if last[bank_tile[c, k]] >= now:
+                                live = True
+                            newest = max(newest, last[bank_tile[c, k]])
+                    if not live and newest < age:
+                        best, age = b, newest
+            if best >= 0:
+                for c in range(best, best + wanted_banks):
+                    for k in range(bank_count[c]):
+                        seen = False
+                        for j in range(taken):
+                            seen = seen or before[j] == bank_tile[c, k]
+                        if not seen:
+                            before[taken] = bank_tile[c, k]
+                            taken += 1
+                    bank_count[c] = 1
+                    bank_tile[c, 0], bank_size[c, 0] = t, min(need, bank_bytes)
+            elif wanted_banks == 1 and at < 0:
+                for c in range(banks):
+                    used, kept = 0, 0
+                    for k in range(bank_count[c]):
+                        if last[bank_tile[c, k]] >= now:
+                            used += bank_size[c, k]
+                            kept += 1
+                    if used + need <= bank_bytes and kept < width:
+                        kept = 0
+                        for k in range(bank_count[c]):
+                            if last[bank_tile[c, k]] >= now:
+                                bank_tile[c, kept], bank_size[c, kept] = bank_tile[c, k], bank_size[c, k]
+                                kept += 1
+                            else:
+                                before[taken] = bank_tile[c, k]
+                                taken += 1
+                        bank_tile[c, kept], bank_size[c, kept] = t, need
+                        bank_count[c] = kept + 1
+                        break
+        for k in range(taken):
+            if last[before[k]] < now:
+                if pairs == room:
+                    room *= 2
+                    grown_new, grown_old = np.empty(room, np.int64), np.empty(room, np.int64)
+                    grown_new[:pairs], grown_old[:pairs] = new, old
+                    new, old = grown_new, grown_old
+                new[pairs], old[pairs] = t, before[k]
+                pairs += 1
+    return new[:pairs], old[:pairs]
