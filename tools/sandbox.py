@@ -98,6 +98,7 @@ class Worker:
         self._jobs = self._results = self._control = -1
         self._lock = threading.Lock()
         self._running: int | None = None
+        self._sitting = False
         self._stop = False
 
     def __enter__(self) -> Worker:
@@ -243,7 +244,10 @@ class Worker:
         """
         bounds = limits or self.limits
         with self._lock:
-            self._stop = False
+            if not self._sitting:
+                self._stop = False
+            elif self._stop:
+                raise JobFailed("stopped", "the judge was asked to stop")
             self._ensure()
             nonce = secrets.token_hex(16)
             try:
@@ -259,11 +263,22 @@ class Worker:
             finally:
                 self._running = None
 
+    @contextmanager
+    def sitting(self) -> Iterator[Worker]:
+        """Jobs that belong together: an interruption ends the running one and refuses those that follow."""
+        outer, self._sitting = self._sitting, True
+        if not outer:
+            self._stop = False
+        try:
+            yield self
+        finally:
+            self._sitting = outer
+
     def interrupt(self) -> None:
-        """Make a running job end now; it fails as `stopped`."""
+        """Make the running job, and the sitting that it belongs to, end now; they fail as `stopped`."""
         pid = self._running
+        self._stop = pid is not None or self._sitting
         if pid is not None:
-            self._stop = True
             _kill(pid)
 
     def close(self) -> None:
@@ -492,15 +507,11 @@ atexit.register(POOL.close)
 def borrowed(worker: Worker | None) -> Iterator[Worker]:
     """`worker`, or one of the shared pool."""
     if worker is not None:
-        yield worker
+        with worker.sitting():
+            yield worker
     else:
-        with POOL.worker() as shared:
+        with POOL.worker() as shared, shared.sitting():
             yield shared
-
-
-def specs(shapes: Sequence[tuple[str, tuple[int, ...], str]]) -> list[dict[str, Any]]:
-    """Input descriptions from (name, shape, type)."""
-    return [{"name": n, "shape": list(s), "dtype": d} for n, s, d in shapes]
 
 
 def rounded(values: NDArray[Any], dtype: str) -> NDArray[Any]:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 from tools.sim.errors import Diagnostic, KernelError, SourceRange
@@ -94,6 +98,10 @@ def _problems(node: Any, bound: set[str]) -> Iterator[tuple[str, str, str]]:
         own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
         if not own or _is_special(node.attr):
             yield from _attribute(node.attr)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_special(node.value):
+        yield "KW-FORBIDDEN", f"a kernel may not use the name {node.value!r}", node.value
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and _is_special(node.name):
+        yield "KW-FORBIDDEN", f"a kernel may not define {node.name}", node.name
     elif isinstance(node, ast.MatchClass):
         for name in node.kwd_attrs:
             yield from _attribute(name)
@@ -171,4 +179,50 @@ def kernel_builtins() -> Mapping[str, Any]:
             names[name] = _refuse(name)
     for name in ("getattr", "setattr", "hasattr"):
         names[name] = _checked(names[name], name)
+    names["type"] = _type_of
     return names
+
+
+def _type_of(value: Any) -> Any:
+    """`type` with one argument; classes are made with `class`."""
+    return type(value)
+
+
+_OFFERED = {
+    "__future__": "annotations",
+    "abc": "ABC ABCMeta abstractmethod",
+    "collections": "namedtuple defaultdict OrderedDict Counter deque ChainMap",
+    "dataclasses": "dataclass field replace asdict astuple KW_ONLY",
+    "enum": "Enum IntEnum StrEnum Flag IntFlag auto unique",
+    "functools": "reduce partial lru_cache cache cmp_to_key",
+}
+"""What a kernel gets of modules that hold more than it needs; None of a module's own imports is among it."""
+
+_WITHHELD = frozenset(
+    "get_type_hints ForwardRef get_overloads clear_overloads load save savez savez_compressed loadtxt savetxt genfromtxt "
+    "fromfile fromregex memmap DataSource seterrcall show_config show_runtime test info errstate vectorize frompyfunc "
+    "set_printoptions getbufsize setbufsize".split()
+)
+
+
+@cache
+def kernel_modules() -> dict[str, ModuleType]:
+    """The modules that a kernel may import, each reduced to plain functions, types and constants."""
+    found = {}
+    for name in sorted(KERNEL_IMPORTS):
+        real = importlib.import_module(name) if importlib.util.find_spec(name) is not None else None
+        if real is None:
+            continue
+        offered = _OFFERED[name].split() if name in _OFFERED else [n for n in vars(real) if not n.startswith("_")]
+        module = ModuleType(name)
+        for item in offered:
+            value = vars(real).get(item)
+            if value is not None and not isinstance(value, ModuleType) and item not in _WITHHELD:
+                setattr(module, item, value)
+        found[name] = module
+    abc = ModuleType("collections.abc")
+    real_abc = importlib.import_module("collections.abc")
+    for item in real_abc.__all__:
+        setattr(abc, item, getattr(real_abc, item))
+    found["collections.abc"] = found["collections"].abc = abc  # type: ignore[attr-defined]
+    return found

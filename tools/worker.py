@@ -75,7 +75,12 @@ def record(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
     for problem in source_rules.violations(job["source"], FILENAME):
         raise KernelError(problem)
     loaded = load_source(
-        job["source"], job["function"], FILENAME, source_rules.KERNEL_IMPORTS, source_rules.kernel_builtins()
+        job["source"],
+        job["function"],
+        FILENAME,
+        source_rules.KERNEL_IMPORTS,
+        source_rules.kernel_builtins(),
+        source_rules.kernel_modules(),
     )
     arguments = arrays if job["data"] else [_placeholder(s["shape"], s["dtype"]) for s in job["inputs"]]
     found, findings, printed = program.record(
@@ -327,6 +332,7 @@ def _warm() -> None:
         importlib.import_module(name)
     for name in ("nki", "nki.language", "nki.isa"):
         language_module(name)
+    source_rules.kernel_modules()
     machine("trn1"), machine("trn2"), machine("trn3")
     gc.collect()
     gc.freeze()  # a child's collector then leaves the shared pages alone

@@ -240,9 +240,16 @@ def load_source(
     filename: str = "kernel.py",
     allowed_imports: frozenset[str] | None = None,
     builtins: Mapping[str, Any] | None = None,
+    modules: Mapping[str, ModuleType] | None = None,
 ) -> LoadedKernel:
-    """Load a kernel from source text; `filename` only names it in diagnostics, `builtins` are for untrusted source."""
-    space = ModuleSpace((), allowed_imports, builtins)
+    """Load a kernel from source text.
+
+    Args:
+        filename: only names it in diagnostics.
+        allowed_imports, builtins, modules: for untrusted source, what it may import besides the language, its built-in
+            names, and stand-ins for modules that it imports.
+    """
+    space = ModuleSpace((), allowed_imports, builtins, dict(modules or {}))
     loaded = _guarded(lambda: space.execute(source, filename, "kernel", ""), filename, space)
     return _entry(loaded, function, source, filename, space, ())
 
