@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from tools.sim.instruction import BufferInfo, Engine, Flag, Opcode, TraceBuilder
 from tools.sim.machine import Machine
 from tools.sim.memory import Buffer
 from tools.sim.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tools.sim.team import Team
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,15 @@ class Launch:
         return ""
 
 
+class Place(NamedTuple):
+    """A position in kernel source: trace line id, code, line number and offset of the bytecode instruction."""
+
+    line_id: int
+    code: CodeType
+    line: int
+    lasti: int
+
+
 class Core:
     """One NeuronCore of a launch.
 
@@ -79,6 +91,11 @@ class Core:
         program: SPMD coordinates of the running program instance.
         builder: the trace being recorded.
         registers: accumulator state of the Scalar and Vector Engines, by engine.
+        team: the cores that run beside this one, if any; `seat` is this one's number, `mates` those of its launch.
+        watch: views of shared HBM that DMAs used since the last meeting (whether written, trace line), for the race check.
+        tensor_class: class of the tensors that this core makes; a dialect may offer more operations on them.
+        deferred: Beta 1: the result tile whose instruction hasn't been issued yet, because its destination isn't known.
+        place: where a deferred instruction was written, while it is being issued.
     """
 
     def __init__(self, launch: Launch, index: int = 0, builder: TraceBuilder | None = None) -> None:
@@ -93,6 +110,10 @@ class Core:
         self.registers: dict[Engine, NDArray[np.float32]] = {}
         self.random = np.random.default_rng(launch.options.seed + index)
         self.random_states: dict[Engine, NDArray[np.uint32]] = {}
+        self.team: Team | None = None
+        self.seat = 0
+        self.mates: tuple[int, ...] = (0,)
+        self.watch: list[tuple[Tensor, bool, int]] | None = None
         self.shared_count = 0
         self.exact = launch.options.precision == "exact"
         self._rows = self.builder.rows
@@ -101,6 +122,9 @@ class Core:
         self._lines = self.builder.line_ids
         self._limit = launch.options.max_instructions * 11
         self.constants: dict[Any, Tensor] = {}
+        self.tensor_class: type[Tensor] = Tensor
+        self.deferred: Any = None
+        self.place: Place | None = None
         self.depends_on_data = False
         """Set when a shapes-only run took an index from a tensor's (unknown) value."""
         self._scratch = np.empty(0, np.float32)
@@ -115,6 +139,8 @@ class Core:
 
     def line_id(self) -> int:
         """Trace line id of the kernel source line that is executing."""
+        if self.place is not None:
+            return self.place.line_id
         frame: FrameType | None = sys._getframe(2)
         files = self._files
         while frame is not None:
@@ -126,8 +152,24 @@ class Core:
             frame = frame.f_back
         return -1
 
+    def here(self) -> Place | None:
+        """The kernel source position that is executing, to blame for an instruction that is issued later."""
+        frame: FrameType | None = sys._getframe(2)
+        files = self._files
+        while frame is not None:
+            code = frame.f_code
+            if code.co_filename in files:
+                line = frame.f_lineno
+                key = (code.co_filename, line)
+                found = self._lines.get(key)
+                return Place(found if found is not None else self.builder.line_id(*key), code, line, frame.f_lasti)
+            frame = frame.f_back
+        return None
+
     def where(self) -> SourceRange | None:
         """Source range of the kernel expression that is executing, with columns."""
+        if self.place is not None:
+            return _range(self.place.code, self.place.line, self.place.lasti)
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename not in self._files:
             frame = frame.f_back
@@ -222,7 +264,7 @@ class Core:
         if self.data:
             self._claim(buffer)
             buffer.allocate()
-        return Tensor(buffer, sizes, kind, 0, tuple(strides))
+        return self.tensor_class(buffer, sizes, kind, 0, tuple(strides))
 
     def _claim(self, buffer: Buffer) -> None:
         nbytes = buffer.partitions * buffer.row_bytes
@@ -314,7 +356,7 @@ class Core:
         strides = [1] * len(shape)
         for axis in range(len(shape) - 2, -1, -1):
             strides[axis] = strides[axis + 1] * shape[axis + 1]
-        tensor = Tensor(buffer, tuple(shape), kind, 0, tuple(strides))
+        tensor = self.tensor_class(buffer, tuple(shape), kind, 0, tuple(strides))
         if self.data and exact:
             tensor.view()[...] = array.reshape(shape).astype(np.float32)
         return tensor
@@ -354,6 +396,10 @@ class Core:
             operands.extend((tensor.buffer.id, 2, *region, tensor.dtype.code))
         n = len(outs) + len(ins)
         builder.operand_count = count + n
+        if self.watch is not None and op.kind == "dma":
+            line = self.line_id()
+            self.watch.extend((t, True, line) for t in outs if t.buffer.space == "shared_hbm")
+            self.watch.extend((t, False, line) for t in ins if t.buffer.space == "shared_hbm")
         self._rows.extend((op.code, engine, self.line_id(), self.index, partitions, free, aux, nbytes, flags, count, n))
         if len(self._rows) > self._limit:
             context.fail(
@@ -368,9 +414,12 @@ class Core:
 
 def source_range(frame: FrameType) -> SourceRange:
     """The range that a frame is executing, with columns where CPython knows them."""
-    code = frame.f_code
-    line, column, end_line, end_column = frame.f_lineno, -1, -1, -1
-    position = _position(code, frame.f_lasti)
+    return _range(frame.f_code, frame.f_lineno, frame.f_lasti)
+
+
+def _range(code: CodeType, line: int, lasti: int) -> SourceRange:
+    column, end_line, end_column = -1, -1, -1
+    position = _position(code, lasti)
     if position is not None:
         line, end_line, column, end_column = position
     text = linecache.getline(code.co_filename, line).strip()

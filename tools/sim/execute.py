@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from tools.sim.frontend.jit import JitKernel, default_target
 from tools.sim.frontend.loader import LoadedKernel
 from tools.sim.instruction import Trace
 from tools.sim.machine import Machine, machine
+from tools.sim.races import RaceWatch
+from tools.sim.team import Team
 from tools.sim.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -134,11 +137,14 @@ class _Run:
         before = context.enter(self.core)
         try:
             bound_args, bound_kwargs = self._bind(args, kwargs)
-            returned: Any = None
-            for program in self._programs():
-                self.core.program = program
-                self.core.shared_count = 0
-                returned = self._call(bound_args, bound_kwargs)
+            if self.launch.dialect == "nki" and prod(self.launch.grid) > 1:
+                returned = self._call_team(bound_args, bound_kwargs)
+            else:
+                returned = None
+                for program in self._programs():
+                    self.core.program = program
+                    self.core.shared_count = 0
+                    returned = self._call(bound_args, bound_kwargs)
             outputs = self._outputs(returned)
         finally:
             context.enter(before)
@@ -150,6 +156,38 @@ class _Run:
 
     def _programs(self) -> Iterator[tuple[int, ...]]:
         return itertools.product(*(range(n) for n in self.launch.grid)) if self.launch.grid else iter([()])
+
+    def _call_team(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the kernel on the cores of a logical NeuronCore; returns what core 0 returned."""
+        launch = self.launch
+        degree = prod(launch.grid)
+        limit = min(launch.machine.cores_per_hbm_stack, 2)
+        if len(launch.grid) > 1 or degree > limit:
+            self._fault(
+                "KW-LNC-DEGREE",
+                f"launch grid {list(launch.grid)}; {launch.machine.name} joins at most {limit} core(s) into one",
+                found=list(launch.grid),
+                limit=limit,
+                fix="launch it as kernel[2](...) on trn2 or later, or without a grid",
+            )
+        launch.cores = degree
+        cores = [self.core, *(Core(launch, i, self.core.builder) for i in range(1, degree))]
+        for i, core in enumerate(cores):
+            core.program, core.mates = (i,), tuple(range(degree))
+        team = Team(cores)
+        races = RaceWatch(launch, cores)
+        team.on_meeting = races.meeting
+        returned = team.run(lambda core: self._call(args, kwargs))
+        races.meeting()
+        first, *others = (_flatten(r) for r in returned)
+        for index, other in enumerate(others, 1):
+            if [_identity(v) for v in first] != [_identity(v) for v in other]:
+                self._fault(
+                    "KW-LNC-OUTPUTS",
+                    f"core {index} returns {other!r}, core 0 returns {first!r}",
+                    fix="allocate results in nl.shared_hbm and return the same tensors on both cores",
+                )
+        return returned[0]
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -255,6 +293,10 @@ def _flatten(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [leaf for item in value.values() for leaf in _flatten(item)]
     return [value]
+
+
+def _identity(value: Any) -> Any:
+    return (value.buffer.id, value.offset, value.shape) if isinstance(value, Tensor) else type(value)
 
 
 def _grid(grid: Any) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from tools.sim.isa import (
     gather,
     gpsimd,
     microscaling,
+    multicore,
     randomness,
     scalar,
     search,
@@ -127,6 +128,8 @@ INSTRUCTIONS: tuple[Callable[..., None], ...] = (
     dma.dma_copy,
     dma.dma_transpose,
     dma.dma_compute,
+    multicore.sendrecv,
+    multicore.core_barrier,
 )
 QUERIES: tuple[Callable[..., Any], ...] = (
     control.register_alloc,
