@@ -13,7 +13,6 @@ Benches = Callable[[], Bench]
 def default_bench() -> Bench:
     """Open a judge. Imported late: it loads NumPy and the simulator."""
     from tools.evaluate import check_task, evaluate
-
     from tools.sandbox import Worker
 
     worker = Worker()
@@ -23,7 +22,7 @@ def default_bench() -> Bench:
 
     return Bench(
         evaluate=judge,
-        check_task=check_task,
+        check_task=lambda task: check_task(task, worker=worker),
         lint=worker.lint,
         interrupt=worker.interrupt,
         close=worker.close,

@@ -118,6 +118,16 @@ class Meter:
         if (reason := self.stop) is not None:
             raise BudgetSpent(reason)
 
+    def check_judging(self) -> None:
+        """Raise when no kernel may be judged any more. Spent tokens don't forbid it: the kernel is paid for.
+
+        Raises:
+            BudgetSpent: attempts or time are spent, or the run was cancelled.
+        """
+        reason = self.stop
+        if reason is not None and reason not in (StopReason.TOKENS, StopReason.DOLLARS):
+            raise BudgetSpent(reason)
+
     def check_model_allowed(self) -> None:
         """Raise when no further model call may be made.
 

@@ -13,24 +13,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from agent.chat import Conversation
 from agent.events import Event, RunFinished, RunRefused
 from agent.output import prepare, save
 from agent.render import Progress, microseconds, show_report
 from agent.report import Report
-from agent.runs import Runs
 from agent.settings import Settings, SettingsError, load_settings
 from agent.state import RunRequest
 from agent.store import RunBusy, RunNotFound
 from tools.task import Budget
 from tools.task_errors import RequestError
+
+if TYPE_CHECKING:
+    from agent.runs import Runs
 
 app = typer.Typer(
     name="kernelwright",
@@ -121,6 +122,7 @@ def chat(
     dollars: DollarsFlag = None,
 ) -> int:
     """Talk: describe a kernel, ask why it is as fast as it is, ask for changes."""
+    from agent.chat import Conversation
     from agent.repl import converse
 
     budget = budget_of(Budget(), attempts, seconds, tokens, dollars)
@@ -240,7 +242,9 @@ def lint(
     """Check kernel source without running it. Exit status 1 when there are errors."""
     from agent.bench import default_bench
 
-    findings = list(default_bench().lint(read_file(file)))
+    source = read_file(file)
+    with closing(default_bench()) as bench:
+        findings = list(bench.lint(source))
     if as_json:
         print(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
     else:
@@ -371,6 +375,9 @@ def read_file(path: Path) -> str:
 @contextmanager
 def opened_runs(settings: Settings | None = None) -> Iterator[Runs]:
     """The runs of the data directory, closed at the end."""
+    # Imported late: the graph library takes longer to load than most commands to run.
+    from agent.runs import Runs
+
     with closing(Runs(settings or load_settings())) as runs:
         yield runs
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.budget import BudgetSpent, Clock, Meter
+from agent.budget import Clock, Meter
 from agent.events import CandidateChecked, CandidateDrafted, Event
 from agent.settings import Settings
-from agent.state import Candidate, Proposal, RunState, StopReason, best_of
+from agent.state import Candidate, Proposal, RunState, best_of
 from agent.store import Store
 from tools.task import Evaluation, Finding, Kernel, Task
 
@@ -155,10 +155,7 @@ class Desk:
             same = earlier.kernel.digest == candidate.kernel.digest
             if known is not None and same and known.task_digest == task.digest:
                 return self.journal.record(candidate, known)
-        self.meter.check()
+        self.meter.check_judging()
         evaluation = self.bench.evaluate(candidate.kernel, task)
-        if self.meter.cancelled and not evaluation.correct and evaluation.failure in ("crashed", "timeout"):
-            # The worker was stopped under the kernel: that says nothing about the kernel.
-            raise BudgetSpent(StopReason.CANCELLED)
         self.meter.charge_attempt()
         return self.journal.record(candidate, evaluation)

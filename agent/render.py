@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, Group, RenderableType
 from rich.status import Status
 from rich.syntax import Syntax
@@ -23,6 +25,7 @@ from agent.events import (
 )
 from agent.report import CandidateSummary, Report
 from agent.state import Phase
+from tools.task import EngineTime, Trial
 
 _DOING = {
     Phase.SPECIFY: "reading the request",
@@ -123,7 +126,7 @@ def show_report(console: Console, report: Report) -> None:
     """The kernel, the evidence, the time by engine, the changes, the limits."""
     if report.kernel:
         title = "Kernel" if report.correct else "Last attempt (not correct)"
-        console.print(_heading(title))
+        console.print(heading(title))
         if console.is_terminal:
             console.print(Syntax(report.kernel.rstrip(), "python", background_color="default"))
         else:
@@ -135,17 +138,18 @@ def show_report(console: Console, report: Report) -> None:
 def _sections(report: Report) -> list[RenderableType]:
     parts: list[RenderableType] = [_result(report)]
     if report.trials:
-        parts += [_heading("Correctness (hidden inputs against the reference)"), _trials(report)]
+        parts += [heading("Correctness (hidden inputs against the reference)"), trial_table(report.trials)]
     if report.engines:
-        parts += [_heading(f"Simulated time by engine, {report.target}"), _engines(report)]
+        parts += [heading(f"Simulated time by engine, {report.target}"), engine_table(report.engines)]
     parts += [Text(f"  {note}") for note in report.notes]
     if report.changes:
-        parts += [_heading("Changes that led here"), _changes(report)]
-    parts += [_heading("Limits"), *(Text(f"  {limit}") for limit in report.limits)]
+        parts += [heading("Changes that led here"), _changes(report)]
+    parts += [heading("Limits"), *(Text(f"  {limit}") for limit in report.limits)]
     return parts
 
 
-def _heading(text: str) -> Text:
+def heading(text: str) -> Text:
+    """A line over a section."""
     return Text(f"\n{text}", style="bold")
 
 
@@ -170,25 +174,29 @@ def _result(report: Report) -> Table:
     return table
 
 
-def _trials(report: Report) -> Table:
+def trial_table(trials: Sequence[Trial]) -> Table:
+    """The comparisons with the reference."""
     table = Table(box=None, pad_edge=True)
     for name in ("inputs", "shapes", "verdict", "max rel error", "rel L2"):
         table.add_column(name, justify="right" if name.startswith(("max", "rel")) else "left")
-    for trial in report.trials:
+    for trial in trials:
         shapes = " ".join("x".join(map(str, shape)) for shape in trial.shapes)
         verdict = Text("passed", style="green") if trial.passed else Text(f"failed {trial.detail}", style="red")
         table.add_row(trial.seed_label, shapes, verdict, f"{trial.max_rel_error:.2e}", f"{trial.rel_l2:.2e}")
     return table
 
 
-def _engines(report: Report) -> Table:
+def engine_table(engines: Sequence[EngineTime]) -> Table:
+    """Busy time by engine."""
     table = Table(box=None, pad_edge=True)
     table.add_column("engine")
     table.add_column("busy", justify="right")
     table.add_column("share", justify="right")
     table.add_column("instructions", justify="right")
     table.add_column("")
-    for engine in report.engines:
+    for engine in engines:
+        if not engine.instructions:
+            continue
         bar = "█" * round(20 * min(engine.share, 1.0))
         table.add_row(
             engine.engine, microseconds(engine.busy_us), f"{engine.share:.0%}", f"{engine.instructions:,}", bar

@@ -182,6 +182,7 @@ def _limits(state: RunState, task: Task, evaluation: Evaluation | None) -> list[
         warnings = sum(finding.severity == "warning" for finding in evaluation.findings)
         if warnings:
             limits.append(f"The kernel carries {warnings} warning(s), listed under findings.")
+        limits += [finding.message for finding in evaluation.findings if finding.code == "KW-COVERAGE"]
     if state.used.unpriced_tokens:
         limits.append(
             f"{state.used.unpriced_tokens} tokens came from a model without a listed price: "

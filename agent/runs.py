@@ -27,7 +27,7 @@ from agent.report import Report, build_report
 from agent.settings import Settings, SettingsError
 from agent.state import Message, Phase, RunRequest, RunState, StopReason
 from agent.store import RunBusy, RunRow, Store
-from tools.task import Budget, Task
+from tools.task import Budget, Kernel, Task
 from tools.task_errors import RequestError
 
 _POLL_SECONDS = 0.05
@@ -427,10 +427,13 @@ class Runs:
 def _no_bench() -> Bench:
     """For answers about a run: they judge nothing."""
 
-    def refuse(*_: object) -> NoReturn:
+    def evaluate(kernel: Kernel, task: Task) -> NoReturn:
         raise AssertionError("an answer judges no kernel")
 
-    return Bench(evaluate=refuse, check_task=refuse)
+    def check_task(task: Task) -> NoReturn:
+        raise AssertionError("an answer checks no task")
+
+    return Bench(evaluate=evaluate, check_task=check_task)
 
 
 class _Outcome:

@@ -24,14 +24,20 @@ def grammar_task(request: RunRequest) -> Task:
     return _from_reference(request.reference_source, request.reference_function, request.request)
 
 
-def _from_reference(source: str, function: str, words: str) -> Task:
+def _from_reference(
+    source: str,
+    function: str,
+    words: str,
+    inputs: tuple[TensorSpec, ...] | None = None,
+    target: Target | None = None,
+) -> Task:
     from tools.generate import specify
 
     check_reference(source, function)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference.py"
         path.write_text(source, encoding="utf-8")
-        return specify.task_from_reference(str(path), function, words)
+        return specify.task_from_reference(path, function, words, inputs=inputs, target=target)
 
 
 def check_reference(source: str, function: str) -> None:
@@ -64,16 +70,19 @@ def model_task(
     Raises:
         RequestError: the parts make no task.
     """
-    tensors = ", ".join(f"{t.name} {'x'.join(map(str, t.shape))} {t.dtype}" for t in inputs)
-    stated = _from_reference(source, function, f"{tensors}, {target}")
-    update = {
-        "name": name,
-        "request": request.request,
-        "goal": goal,
-        "inputs": inputs,
-        "reference": stated.reference.model_copy(update={"origin": "model"}),
-    }
+    stated = stated_task(source, function, inputs, target)
+    reference = stated.reference.model_copy(update={"origin": "model"})
+    update = {"name": name, "request": request.request, "goal": goal, "reference": reference}
     return stated.model_copy(update=update)
+
+
+def stated_task(source: str, function: str, inputs: tuple[TensorSpec, ...], target: Target) -> Task:
+    """A task from a reference and its inputs, all given.
+
+    Raises:
+        RequestError: the parts make no task.
+    """
+    return _from_reference(source, function, "", inputs, target)
 
 
 def revised_task(task: Task, text: str) -> Task | None:

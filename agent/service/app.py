@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -21,10 +22,14 @@ from agent.runs import Busy, Runs
 from agent.service.events import stream_events
 from agent.service.limits import BodyLimit
 from agent.settings import Settings, SettingsError
+from agent.simulation import SimulateRequest, SimulateResult, run_simulation
 from agent.state import RunRequest
 from agent.store import RunBusy, RunNotFound, RunRow
 from tools.task import Frozen
 from tools.task_errors import RequestError
+
+_SIMULATIONS = 2
+"""Kernels simulated at once; others wait."""
 
 log = logging.getLogger("kernelwright.service")
 
@@ -119,6 +124,7 @@ RunId = Annotated[str, Path(max_length=64, pattern=r"^[0-9a-z-]+$")]
 
 def _add_routes(app: FastAPI, guard: Callable[..., None]) -> None:
     guarded = [Depends(guard)]
+    simulations = threading.BoundedSemaphore(_SIMULATIONS)
 
     @app.get("/healthz")
     def healthz() -> Health:
@@ -133,6 +139,12 @@ def _add_routes(app: FastAPI, guard: Callable[..., None]) -> None:
         url = f"/v1/runs/{run_id}"
         response.headers["Location"] = url
         return RunAccepted(run_id=run_id, url=url, events=f"{url}/events")
+
+    @app.post("/v1/simulate", responses=_BAD, dependencies=guarded)
+    def simulate(asked: SimulateRequest) -> SimulateResult:
+        """Run and time a kernel; with a reference, judge it. A fault of the kernel is a finding, not an error."""
+        with simulations:
+            return run_simulation(asked)
 
     @app.get("/v1/runs", dependencies=guarded)
     def list_runs(runs: RunsHere, limit: int = 50) -> list[RunRow]:

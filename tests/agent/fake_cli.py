@@ -36,7 +36,7 @@ def main() -> None:
     def opened(settings: Settings | None = None) -> Runs:
         return Runs(settings or load_settings(), benches=lambda: fake_bench(slow), policies=policies)
 
-    agent.cli.Runs = opened  # type: ignore[assignment,misc]
+    agent.runs.Runs = opened  # type: ignore[assignment,misc]
     agent.cli.main()
 
 

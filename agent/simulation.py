@@ -1,0 +1,200 @@
+"""Run a kernel of the user's own on the simulator: behind `kernelwright simulate` and `POST /v1/simulate`.
+
+With a reference this is the judge, `tools.evaluate`. Without one the kernel is run and timed, and nothing is said about
+whether its results are right.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, ValidationError, model_validator
+from rich.console import Console, Group
+
+from agent.render import engine_table, heading, microseconds, trial_table
+from tools.task import Evaluation, Finding, Frozen, Kernel, Performance, Target, Task, TensorSpec, Tolerance, Trial
+from tools.task_errors import RequestError
+
+if TYPE_CHECKING:
+    from tools.sandbox import Worker
+
+_INPUT = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<shape>\d+(x\d+)*)(:(?P<dtype>\w+))?")
+
+_UNJUDGED = Tolerance(rtol=0, atol=0, rel_l2=0, reason="nothing is compared")
+
+
+class SimulateRequest(Frozen):
+    """A kernel, its inputs, and the machine to run it on."""
+
+    source: str = Field(max_length=200_000)
+    """Complete source of the kernel's module."""
+    function: str = Field(default="kernel", max_length=200)
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=32)
+    """In the order of the kernel's parameters; values are drawn at random."""
+    target: Target = "trn2"
+    reference_source: str | None = Field(default=None, max_length=200_000)
+    """NumPy source to compare with; without it nothing is said about correctness."""
+    reference_function: str | None = Field(default=None, max_length=200)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.reference_source is None) != (self.reference_function is None):
+            raise ValueError("a reference needs both its source and the name of its function")
+        return self
+
+
+class SimulateResult(Frozen):
+    """What the simulator found."""
+
+    ok: bool
+    """The kernel ran without errors and, with a reference, agrees with it."""
+    correct: bool | None
+    """Whether it agrees with the reference; null without one."""
+    target: Target
+    model_version: str
+    outputs: tuple[str, ...]
+    """Shape and type of each output; empty when the kernel didn't get that far."""
+    findings: tuple[Finding, ...]
+    trials: tuple[Trial, ...]
+    performance: Performance | None
+    """Simulated time. Without a reference its roofline counts bytes only."""
+
+
+def input_of(text: str) -> TensorSpec:
+    """Read `a=512x1024:bfloat16`; without a type it is float32.
+
+    Raises:
+        RequestError: it has another form.
+    """
+    match = _INPUT.fullmatch(text.strip())
+    if match is None:
+        raise RequestError(f"--input {text!r} isn't understood; write name=shape:type, e.g. a=512x1024:bfloat16")
+    shape = tuple(int(size) for size in match["shape"].split("x"))
+    try:
+        return TensorSpec(name=match["name"], shape=shape, dtype=match["dtype"] or "float32")
+    except ValidationError as error:
+        raise RequestError(f"--input {text!r}: sizes must be 1 or more") from error
+
+
+def run_simulation(request: SimulateRequest) -> SimulateResult:
+    """Run, time and, with a reference, judge a kernel, in a worker process of its own.
+
+    Raises:
+        RequestError: inputs or reference can't be used.
+    """
+    from tools.sandbox import Worker
+
+    with Worker() as worker:
+        if request.reference_source is not None and request.reference_function is not None:
+            return _judged(request, worker)
+        return _timed(request, worker)
+
+
+def _judged(request: SimulateRequest, worker: Worker) -> SimulateResult:
+    from agent.specify import stated_task
+    from tools.evaluate import evaluate
+
+    assert request.reference_source is not None, "checked by the caller"
+    assert request.reference_function is not None, "checked by the caller"
+    task = stated_task(request.reference_source, request.reference_function, request.inputs, request.target)
+    found = evaluate(Kernel(source=request.source, function=request.function), task, worker=worker)
+    return _result(request, found)
+
+
+def _result(request: SimulateRequest, found: Evaluation) -> SimulateResult:
+    return SimulateResult(
+        ok=found.correct,
+        correct=found.correct,
+        target=request.target,
+        model_version=found.model_version,
+        outputs=(),
+        findings=found.findings,
+        trials=found.trials,
+        performance=found.performance,
+    )
+
+
+def _timed(request: SimulateRequest, worker: Worker) -> SimulateResult:
+    from tools import draws
+    from tools.performance import performance_of
+    from tools.roofline import roofline
+    from tools.sandbox import JobFailed
+    from tools.sim.dtypes import ALL
+    from tools.sim.errors import UnsupportedError
+    from tools.sim.machine import MODEL_VERSION
+    from tools.task import Reference
+    from tools.wire import WireError
+
+    outputs: tuple[str, ...] = ()
+    performance: Performance | None = None
+    findings: tuple[Finding, ...] = ()
+    try:
+        values = draws.plain(request.inputs, draws.rng())
+    except WireError as error:
+        raise RequestError(str(error)) from error
+    inputs = [{"shape": spec.shape, "dtype": spec.dtype} for spec in request.inputs]
+    try:
+        recorded = worker.record(request.source, request.function, inputs, request.target, arrays=values)
+        facts = recorded.program.tensor_facts()
+        given = [facts[i] for i in recorded.program.outputs]
+        outputs = tuple(f"{'x'.join(map(str, shape))} {ALL[code]}" for shape, code in given)
+        _, found = worker.replay(recorded, request.source, [values], [(0, 0xFF)])[0]
+        findings = tuple(dict.fromkeys((*recorded.findings, *found)))
+        shapeless = Task(
+            name=request.function,
+            request="",
+            reference=Reference(source=""),
+            inputs=request.inputs,
+            target=request.target,
+            output_dtypes=tuple(str(ALL[code]) for _, code in given),
+            tolerance=_UNJUDGED,
+        )
+        bounds = roofline(shapeless, [shape for shape, _ in given], None)
+        performance = performance_of(recorded.program.trace, request.target, bounds)
+    except JobFailed as failure:
+        if failure.kind == "request":
+            raise RequestError(failure.message) from failure
+        findings = (failure.finding or Finding(code=f"KW-{failure.kind.upper()}", message=failure.message),)
+    except UnsupportedError as error:
+        findings = (*findings, Finding(code="KW-UNSUPPORTED", message=str(error)))
+    return SimulateResult(
+        ok=not any(finding.severity == "error" for finding in findings),
+        correct=None,
+        target=request.target,
+        model_version=MODEL_VERSION,
+        outputs=outputs,
+        findings=findings,
+        trials=(),
+        performance=performance,
+    )
+
+
+def show_simulation(console: Console, request: SimulateRequest, result: SimulateResult) -> None:
+    """Print a result for a person."""
+    verdict = {True: "agrees with the reference", False: "does not agree with the reference", None: "was not compared"}
+    said = verdict[result.correct] if result.ok or result.correct is not None else "did not run to its end"
+    console.print(f"{request.function} {said}", style="green" if result.ok else "red", highlight=False)
+    for finding in result.findings:
+        console.print(f"  {finding}", highlight=False, markup=False)
+    if result.outputs:
+        console.print(f"outputs: {', '.join(result.outputs)}", highlight=False)
+    if result.trials:
+        console.print(Group(heading("Correctness (hidden inputs against the reference)"), trial_table(result.trials)))
+    performance = result.performance
+    if performance is None:
+        return
+    bytes_only = "" if result.correct is not None else ", bytes only"
+    console.print(
+        f"\n{microseconds(performance.latency_us)} simulated on {result.target} ({result.model_version}); "
+        f"{performance.roofline_fraction:.1%} of roofline ({microseconds(performance.roofline_us)}{bytes_only}); "
+        f"{performance.bound} bound, bottleneck {performance.bottleneck}",
+        highlight=False,
+    )
+    console.print(engine_table(performance.engines), highlight=False)
+    for note in performance.notes:
+        console.print(f"  {note}", highlight=False, markup=False)
+    lines = request.source.splitlines()
+    for number, us in performance.hot_lines[:5]:
+        text = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+        console.print(f"  line {number}: {us:.2f} us  {text}", highlight=False, markup=False)
