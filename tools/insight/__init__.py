@@ -4,9 +4,11 @@
 `what_if(trace)` times the same program on every generation. Everything reads the recorded trace only.
 """
 
+from tools.insight import rules
 from tools.insight.advice import RULES, Advice, advise
 from tools.insight.counterfactual import Counterfactual
 from tools.insight.gaps import Explanation, IdleCause, explain_gap
+from tools.insight.generations import Generation, what_if
 from tools.insight.observed import Observed
 from tools.insight.soundness import TraceError, check, check_order
 
@@ -15,6 +17,7 @@ __all__ = [
     "Advice",
     "Counterfactual",
     "Explanation",
+    "Generation",
     "IdleCause",
     "Observed",
     "TraceError",
@@ -22,4 +25,6 @@ __all__ = [
     "check",
     "check_order",
     "explain_gap",
+    "rules",
+    "what_if",
 ]

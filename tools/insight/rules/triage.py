@@ -89,7 +89,6 @@ def under_used(case: Case) -> Advice | None:
         f"The busiest engine ({use.engine}) is active {use.active_percent:.0f}%, the bandwidth {bandwidth:.0f}% of "
         f"{profile.latency_us:.2f} us.",
         "look for small tiles, a broken pipeline or fixed costs per instruction before anything else.",
-        proof=case.prove(lambda: what_if.all_stalls_removed(case.seen)),
     )
 
 

@@ -1,0 +1,77 @@
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.insight.rule_kernels import PAIRS, Pair, source
+from tools.insight import RULES, Observed, advise
+from tools.insight.advice import Case
+from tools.sim import load_source, simulate
+from tools.sim.timing import IN_ORDER, TimingOptions
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+
+
+def observed(body: str, pair: Pair) -> Observed:
+    dtype = DTYPES[pair.dtype]
+    result = simulate(
+        load_source(source(body)), np.zeros(pair.x, dtype), np.zeros(pair.w, dtype), target=pair.target, data=False
+    )
+    return Observed.of(result.trace, result.machine, TimingOptions(compiler_model=IN_ORDER))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_rule_names_the_symptom_and_not_its_twin(name: str) -> None:
+    pair = PAIRS[name]
+    sick = RULES[name](Case(observed(pair.sick, pair)))
+    assert sick is not None, f"{name} didn't see its symptom"
+    assert sick.rule == name
+    assert any(ch.isdigit() for ch in sick.evidence), "evidence needs numbers"
+    assert advise(observed(pair.clean, pair), rules=(name,)) == (), f"{name} cried wolf"
+
+
+UNPROVEN = {"T1", "T2", "T4", "T7"}
+"""Rules that direct attention and change nothing (T2 proves only what reloads cost)."""
+
+
+@pytest.mark.parametrize("name", [n for n in PAIRS if n not in UNPROVEN])
+def test_the_change_gains_time_in_re_simulation(name: str) -> None:
+    seen = observed(PAIRS[name].sick, PAIRS[name])
+    (found,) = advise(seen, rules=(name,))
+    assert found.proof is not None
+    assert found.gain_us is not None
+    assert found.gain_us > 0
+    assert found.proof.before_us == seen.profile.latency_us
+
+
+LINE_RULES = [n for n in PAIRS if not n.startswith("T")]
+
+
+@pytest.mark.parametrize("name", LINE_RULES)
+def test_findings_name_lines_of_the_kernel(name: str) -> None:
+    pair = PAIRS[name]
+    found = RULES[name](Case(observed(pair.sick, pair), proving=False))
+    assert found is not None
+    assert found.proof is None, "no re-simulation was asked for"
+    text = source(pair.sick).splitlines()
+    assert found.lines
+    assert all(text[line - 1].strip().startswith("nisa.") or "nl.ndarray" in text[line - 1] for line in found.lines)
+
+
+def test_every_rule_has_a_pair() -> None:
+    assert set(PAIRS) == set(RULES)
+    assert len(RULES) >= 15
+
+
+def test_advice_is_ranked_by_proven_gain_and_serialises() -> None:
+    import json
+
+    found = advise(observed(PAIRS["D5"].sick, PAIRS["D5"]))
+    gains = [a.gain_us for a in found if a.gain_us is not None]
+    assert gains == sorted(gains, reverse=True)
+    assert all(a.gain_us is None for a in found[len(gains) :])
+    assert json.loads(json.dumps([a.to_json() for a in found]))[0]["rule"] == found[0].rule
+
+
+def test_an_unknown_rule_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no rule 'X9'"):
+        advise(observed(PAIRS["D1"].clean, PAIRS["D1"]), rules=("X9",))
