@@ -230,6 +230,8 @@ class RowCode:
     def stem(self, id: int) -> str:
         """A readable name for node `id`."""
         node = self.graph[id]
+        if node.op == "input" or (id in self.stage.leaves and node.name):
+            return f"{node.name}_tile"
         if node.name:
             return node.name
         key = f"reduce:{node.attrs['kind']}" if node.op == "reduce" else node.op
@@ -427,10 +429,14 @@ class RowCode:
         return base, None, bias
 
     def _split(self, node: Node) -> tuple[int, int] | None:
-        """(position of the tile operand, position of the number) when exactly one operand of a binary node is a tile."""
-        if node.op in UNARY or len(node.inputs) != 2 or self.is_column(node.id):
+        """(position of the data, position of the number) when exactly one operand of a binary node is a number a row.
+
+        For per-row values themselves only constants count as numbers.
+        """
+        if node.op in UNARY or node.op == "where" or len(node.inputs) != 2:
             return None
-        columns = [self.graph[i].op == "constant" or self.is_column(i) for i in node.inputs]
+        narrow = self.is_column(node.id)
+        columns = [self.graph[i].op == "constant" or (self.is_column(i) and not narrow) for i in node.inputs]
         if columns.count(True) != 1:
             return None
         return columns.index(False), columns.index(True)

@@ -80,7 +80,7 @@ _NOT_NAMES = {
     "by", "of", "and", "with", "times", "matmul", "a", "an", "the", "shape", "size", "input", "inputs", "output", "matrix",
     "tensor", "on", "for", "to", "from", "in", "then", "is", "x", "matrices", "tensors", "shapes", "sizes", "gemm", "linear",
     "softmax", "rmsnorm", "layernorm", "gelu", "relu", "silu", "exp", "transpose", "over", "row", "rows", "length", "vector",
-    "mm", "multiply", "add", "sum", "mean", "max", "projection", "dense", "at", "or", "are", "per", "attention", "tanh",
+    "mm", "multiply", "add", "sum", "mean", "variance", "var", "average", "max", "projection", "dense", "at", "or", "are", "per", "attention", "tanh",
     "sigmoid", "copy", "square", "sqrt", "log", "its", "batch", "dtype", "plus", "minus", "elements", "kernel", "make", "work",
     "float32", "bfloat16", "float16", "bf16", "fp16", "fp32", "fp8", "half", "swiglu", "as", "use", "using", "take",
     "one", "two", "three", "four", "both", "same", "several", "them", "these", "those", "square", "big", "large", "small",

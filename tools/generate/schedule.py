@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 EngineName = Literal["vector", "scalar", "gpsimd"]
 
@@ -61,7 +62,7 @@ class Schedule:
         stages: one entry a stage of the plan, in order.
     """
 
-    defer_scales: bool = True
+    defer_scales: bool = False
     stages: tuple[RowSchedule | MatmulSchedule, ...] = ()
 
     def describe(self) -> dict[str, object]:
@@ -72,6 +73,22 @@ class Schedule:
                 {f.name: _plain(getattr(s, f.name)) for f in fields(s)} | {"kind": type(s).__name__} for s in self.stages
             ],
         }
+
+    @classmethod
+    def parse(cls, described: Mapping[str, Any]) -> Schedule | None:
+        """The schedule that `describe` gave, or None when the values mean none."""
+        try:
+            stages = tuple(_stage(dict(s)) for s in described["stages"])
+            return cls(bool(described["defer_scales"]), stages)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def _stage(values: dict[str, Any]) -> RowSchedule | MatmulSchedule:
+    kind = values.pop("kind")
+    if kind == "MatmulSchedule":
+        return MatmulSchedule(**{**values, "rows": _stage({**values["rows"], "kind": "RowSchedule"})})
+    return RowSchedule(**{**values, "engines": tuple(values["engines"])})
 
 
 def _plain(value: object) -> object:

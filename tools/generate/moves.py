@@ -1,0 +1,146 @@
+"""Single changes to a schedule, each with the reason why it may help; and the schedules to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tools.generate.context import KernelContext
+from tools.generate.matmul import MatmulFacts, facts
+from tools.generate.plan import Plan, Stage
+from tools.generate.schedule import EngineName, MatmulSchedule, RowSchedule, Schedule
+from tools.sim.machine import Machine
+
+BASE_ENGINES: tuple[EngineName, ...] = ("vector",)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A schedule one step away.
+
+    Attributes:
+        schedule: the changed schedule.
+        why: what changed and why, as the beginning of a sentence.
+    """
+
+    schedule: Schedule
+    why: str
+
+
+class Space:
+    """All schedules of one plan."""
+
+    def __init__(self, plan: Plan, machine: Machine) -> None:
+        self.plan, self.machine = plan, machine
+        context = KernelContext(plan, machine)
+        self.matmuls: dict[int, MatmulFacts] = {
+            k: facts(context, s) for k, s in enumerate(plan.stages) if s.kind == "matmul"
+        }
+        graph = plan.graph
+        self.moments = any(n.op == "subtract" for n in graph) and any(n.op == "square" for n in graph)
+        self.roots_of_rows = any(n.op in ("rsqrt", "sqrt") for n in graph)
+
+    def starts(self, defer_scales: bool) -> Iterator[Schedule]:
+        """Simple schedules, the plainest first; later ones need less SBUF."""
+        for window, block, tiles in ((0, 512, 1), (2048, 512, 1), (512, 256, 1), (512, 128, 1)):
+            stages: list[RowSchedule | MatmulSchedule] = []
+            for stage in self.plan.stages:
+                rows = RowSchedule(free_tile=window, engines=BASE_ENGINES)
+                if stage.kind == "matmul":
+                    stages.append(MatmulSchedule(n_block=block, m_tiles=tiles, rows=rows))
+                else:
+                    stages.append(rows)
+            yield Schedule(defer_scales, tuple(stages))
+
+    def moves(self, schedule: Schedule) -> Iterator[Move]:
+        """Every schedule that differs from `schedule` in one choice of one stage."""
+        many = len(self.plan.stages) > 1
+        for k, (stage, choice) in enumerate(zip(self.plan.stages, schedule.stages)):
+            place = f" in stage {k + 1}" if many else ""
+            options = (
+                self._matmul_moves(choice, self.matmuls[k])
+                if isinstance(choice, MatmulSchedule)
+                else self._row_moves(choice, stage)
+            )
+            for changed, why in options:
+                if changed != choice:
+                    stages = (*schedule.stages[:k], changed, *schedule.stages[k + 1 :])
+                    yield Move(replace(schedule, stages=stages), why + place)
+
+    def _row_moves(self, choice: RowSchedule, stage: Stage) -> Iterator[tuple[RowSchedule, str]]:
+        if stage.kind == "transpose":
+            return
+        graph = self.plan.graph
+        width = max((graph[i].width for i, _ in stage.roots), default=1)
+        width = max([width, *(v.shape[-1] for v in stage.leaves.values() if v.shape)])
+        if choice.free_tile:
+            yield replace(choice, free_tile=0), "Kept whole rows in SBUF, so that each is loaded once"
+        for free in (512, 1024, 2048, 4096, 8192):
+            if free < width:
+                yield replace(choice, free_tile=free), f"Worked on windows of {free} columns, so that loads, compute and stores overlap"
+        yield from self._engine_moves(choice)
+        if stage.kind == "rows" and choice.flatten:
+            yield replace(choice, flatten=False), "Kept the tensor's own rows instead of re-cutting it into 128"
+        elif stage.kind == "rows":
+            yield replace(choice, flatten=True), "Re-cut the tensor into 128 long rows, so that all partitions work and DMA runs are long"
+
+    def _engine_moves(self, choice: RowSchedule) -> Iterator[tuple[RowSchedule, str]]:
+        engines: tuple[tuple[EngineName, ...], ...] = (("vector",), ("vector", "scalar"), ("vector", "scalar", "gpsimd"))
+        for group in engines:
+            if group != choice.engines:
+                names = " and ".join(e.title() for e in group)
+                yield replace(choice, engines=group), f"Shared element-wise work between the {names} Engine{'s' if len(group) > 1 else ''}"
+        if self.moments:
+            if choice.statistics == "sums":
+                yield replace(choice, statistics="bn_stats"), "Took mean and variance in one pass with bn_stats"
+            else:
+                yield replace(choice, statistics="sums"), "Took mean and variance from sums on the Scalar Engine"
+        if self.roots_of_rows:
+            if choice.rsqrt == "scalar":
+                yield replace(choice, rsqrt="vector"), "Moved the per-row square roots to the Vector Engine, which saves activation-table switches"
+            else:
+                yield replace(choice, rsqrt="scalar"), "Moved the per-row square roots to the Scalar Engine"
+
+    def _matmul_moves(self, choice: MatmulSchedule, f: MatmulFacts) -> Iterator[tuple[MatmulSchedule, str]]:
+        yield replace(choice, n_block=0, m_tiles=1 if f.left != "columns" else choice.m_tiles), (
+            "Kept all of the right operand in SBUF, so that it is read from HBM once"
+        )
+        for block in (256, 512, 1024, 2048, 4096):
+            if block < f.columns:
+                yield replace(choice, n_block=block), f"Streamed the right operand in blocks of {block} columns"
+        for tiles in (1, 2, 4, 8, 16, 32):
+            if (tiles - 1) * 128 < f.rows:
+                yield replace(choice, m_tiles=tiles), f"Held {tiles * 128} rows of the left operand, so that each block of columns serves them all"
+                if choice.n_block == 0:
+                    continue
+                for block in (512, 1024, 2048):
+                    if block < f.columns and block != choice.n_block and tiles != choice.m_tiles:
+                        yield replace(choice, m_tiles=tiles, n_block=block, order="mn"), (
+                            f"Blocked the product into {tiles * 128} rows by {block} columns, so that both operands are re-used in SBUF"
+                        )
+        other = "nm" if choice.order == "mn" else "mn"
+        if choice.n_block:
+            yield replace(choice, order=other), (
+                "Kept a block of columns and streamed all rows past it" if other == "nm" else "Kept a block of rows and streamed columns past it"
+            )
+        if f.left == "rows" and f.dtype in ("bfloat16", "float16"):
+            if choice.left == "pe":
+                yield replace(choice, left="dma"), "Let the DMA transpose the left operand, which frees the Tensor Engine"
+            else:
+                yield replace(choice, left="pe"), "Transposed the left operand on the Tensor Engine"
+        if f.transposed_right and f.dtype in ("bfloat16", "float16"):
+            if choice.right == "pe":
+                yield replace(choice, right="dma"), "Let the DMA transpose the right operand, which frees the Tensor Engine"
+            else:
+                yield replace(choice, right="pe"), "Transposed the right operand on the Tensor Engine"
+        for way in ("vector", "scalar", "alternate"):
+            if way != choice.evacuate:
+                text = "by the Vector and Scalar Engines in turn" if way == "alternate" else f"by the {way.title()} Engine"
+                yield replace(choice, evacuate=way), f"Emptied PSUM {text}"  # type: ignore[arg-type]
+        if f.left in ("rows", "computed") and f.rows > 128:
+            if not choice.ahead:
+                yield replace(choice, ahead=True), "Prepared the next rows before multiplying the current ones, so that the Tensor Engine never waits"
+            else:
+                yield replace(choice, ahead=False), "Prepared rows just before multiplying them"
+        for rows, why in self._engine_moves(choice.rows):
+            yield replace(choice, rows=rows), why
