@@ -142,11 +142,29 @@ def _accesses(trace: Trace) -> tuple[Ints, Ints, Bools, Bools]:
     on_chip = np.array([b.space in ("sbuf", "psum") for b in trace.buffers] + [False])
     # Never-written buffers make nobody wait; nor do outputs that nobody reads back.
     matters = written & (read | on_chip)
-    keep = matters[buffer]
-    operands, owner, flags, buffer = operands[keep], owner[keep], flags[keep], buffer[keep]
-    if not len(operands):
-        empty = np.empty(0, np.int64)
-        return empty, empty, empty.astype(np.bool_), empty.astype(np.bool_)
+    rows = np.flatnonzero(matters[buffer])
+    owner, buffer = owner[rows], buffer[rows]
+    writes, reads = (flags[rows] & 1) != 0, (flags[rows] & 2) != 0
+    # Most tiles are always accessed by one and the same rectangle: the whole tile is one cell.
+    plain = np.ones(count + 1, np.bool_)
+    for column in (Operand.ROW0, Operand.ROW1, Operand.BYTE0, Operand.BYTE1, Operand.ROW_BYTES):
+        values = operands[rows, column]
+        same = np.zeros(count + 1, np.int64)
+        same[buffer] = values
+        plain[buffer[values != same[buffer]]] = False
+    whole = plain[buffer]
+    cut = np.flatnonzero(~whole)
+    if not len(cut):
+        return owner, buffer, writes, reads
+    source, cell = _cells(operands[rows[cut]], count)
+    kept, source = np.flatnonzero(whole), cut[source]
+    index = np.concatenate([kept, source])
+    return owner[index], np.concatenate([buffer[kept], cell + count]), writes[index], reads[index]
+
+
+def _cells(operands: Ints, count: int) -> tuple[Ints, Ints]:
+    """(operand row, cell) for every cell that an operand covers; cells are numbered from 0."""
+    buffer = operands[:, Operand.BUFFER]
     row0, row1 = operands[:, Operand.ROW0].copy(), operands[:, Operand.ROW1].copy()
     byte0, byte1 = operands[:, Operand.BYTE0].copy(), operands[:, Operand.BYTE1].copy()
     width = operands[:, Operand.ROW_BYTES]
@@ -178,17 +196,16 @@ def _accesses(trace: Trace) -> tuple[Ints, Ints, Bools, Bools]:
     source = np.repeat(np.arange(len(cells)), cells)
     within = np.arange(len(source)) - np.repeat(np.cumsum(cells) - cells, cells)
     across = (cbyte1 - cbyte0)[source]
-    rows = crow0[source] + within // across
-    bytes_ = cbyte0[source] + within % across
-    cell = rows * (int(cbyte1.max()) + 1) + bytes_
-    return owner[source], cell, (flags[source] & 1) != 0, (flags[source] & 2) != 0
+    cell = (crow0[source] + within // across) * (int(cbyte1.max()) + 1) + cbyte0[source] + within % across
+    return source, cell
 
 
 def _cut(buffer: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints]:
     """Ranges [low, high) of each buffer, expressed in cuts along all of that buffer's borders (global
     numbers)."""
     span = int(high.max()) + 1
-    keys = np.unique(np.concatenate([buffer * span + low, buffer * span + high]))
+    keys = np.sort(np.concatenate([buffer * span + low, buffer * span + high]))
+    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
     return np.searchsorted(keys, buffer * span + low), np.searchsorted(keys, buffer * span + high)
 
 

@@ -23,25 +23,23 @@ def renamed(trace: Trace) -> Trace:
     operands = trace.operands
     if not len(operands):
         return trace
-    owner = owners(trace)
     buffer = operands[:, Operand.BUFFER]
     count = len(trace.buffers)
-    movable = np.array([b.space == "sbuf" and b.address is None for b in trace.buffers] or [False])
-    extent = np.zeros((count, 5), np.int64)
+    movable = np.array([b.space == "sbuf" and b.address is None for b in trace.buffers])
+    # Candidates write without reading, in tiles that are written so more than once.
+    pure = np.flatnonzero((operands[:, Operand.FLAGS] == 1) & movable[buffer])
+    often = np.bincount(buffer[pure], minlength=count) > 1
+    rows = np.flatnonzero(often[buffer])
+    if not len(rows):
+        return trace
+    operands, buffer, owner = operands[rows], buffer[rows], owners(trace)[rows]
+    extent = np.zeros((count, 4), np.int64)
     extent[:, 0] = extent[:, 2] = np.iinfo(np.int64).max
-    np.minimum.at(extent[:, 0], buffer, operands[:, Operand.ROW0])
-    np.maximum.at(extent[:, 1], buffer, operands[:, Operand.ROW1])
-    np.minimum.at(extent[:, 2], buffer, operands[:, Operand.BYTE0])
-    np.maximum.at(extent[:, 3], buffer, operands[:, Operand.BYTE1])
-    mine = extent[buffer]
-    whole = (
-        movable[buffer]
-        & (operands[:, Operand.FLAGS] == 1)
-        & (operands[:, Operand.ROW0] == mine[:, 0])
-        & (operands[:, Operand.ROW1] == mine[:, 1])
-        & (operands[:, Operand.BYTE0] == mine[:, 2])
-        & (operands[:, Operand.BYTE1] == mine[:, 3])
-    )
+    whole = operands[:, Operand.FLAGS] == 1
+    for k, column in enumerate((Operand.ROW0, Operand.ROW1, Operand.BYTE0, Operand.BYTE1)):
+        reduce = np.maximum if k % 2 else np.minimum
+        reduce.at(extent[:, k], buffer, operands[:, column])
+        whole &= operands[:, column] == extent[buffer, k]
     # In each instruction, reads come before the write that renames.
     order = np.lexsort((operands[:, Operand.FLAGS] & 1, owner, buffer))
     ordered = buffer[order]
@@ -59,7 +57,7 @@ def renamed(trace: Trace) -> Trace:
     names[fresh] = np.arange(len(fresh)) + 1
     latest = np.maximum.accumulate(names)
     new = np.where(local >= 2, count + latest - 1, ordered)
-    changed = operands.copy()
-    changed[order, Operand.BUFFER] = new
+    changed = trace.operands.copy()
+    changed[rows[order], Operand.BUFFER] = new
     copies = [replace(trace.buffers[int(b)], id=count + k) for k, b in enumerate(ordered[fresh])]
     return replace(trace, operands=changed, buffers=[*trace.buffers, *copies])
