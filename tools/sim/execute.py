@@ -16,6 +16,7 @@ from tools.sim.core import Core, Launch, SimOptions, source_range
 from tools.sim.errors import Diagnostic, KernelError, Severity, UnsupportedError
 from tools.sim.frontend.jit import JitKernel, default_target
 from tools.sim.frontend.loader import LoadedKernel
+from tools.sim.frontend.modules import tensor_class
 from tools.sim.instruction import Trace
 from tools.sim.machine import Machine, machine
 from tools.sim.races import RaceWatch
@@ -131,6 +132,7 @@ class _Run:
         self.loaded = loaded
         self.launch = launch
         self.core = Core(launch)
+        self.core.tensor_class = tensor_class(launch.dialect)
         self.copied: list[tuple[Tensor, NDArray[Any], NDArray[Any]]] = []
 
     def execute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimResult:
@@ -191,7 +193,10 @@ class _Run:
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            return self.loaded.function(*args, **kwargs)
+            returned = self.loaded.function(*args, **kwargs)
+            if self.core.deferred is not None:
+                self.core.deferred.realise()
+            return returned
         except (KernelError, UnsupportedError):
             raise
         except Exception as error:
@@ -259,7 +264,7 @@ class _Run:
         if not isinstance(value, Tensor):
             return np.asarray(value)
         buffer = value.buffer
-        if buffer.on_chip:
+        if buffer.on_chip and self.launch.dialect == "nki":
             self._fault(
                 "KW-OUTPUT-PLACEMENT",
                 f"output {index} lies in {value.space.upper()}",
@@ -309,6 +314,7 @@ def _as_loaded(kernel: Any) -> LoadedKernel:
         return kernel
     from pathlib import Path
 
+    from tools.sim.frontend.host import HostFiles
     from tools.sim.frontend.loader import ModuleSpace
 
     jit = kernel if isinstance(kernel, JitKernel) else None
@@ -317,7 +323,7 @@ def _as_loaded(kernel: Any) -> LoadedKernel:
         raise TypeError(f"{kernel!r} is no kernel: pass load_kernel(...) or a function decorated with @nki.jit")
     file = function.__code__.co_filename
     text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else ""
-    space = ModuleSpace(files={file}, sources={file: text})
+    space = ModuleSpace(files=HostFiles(file), sources={file: text})
     dialect = jit.dialect if jit is not None else "nki"
     return LoadedKernel(function.__name__, function, function.__globals__, dialect, file, space, jit)
 

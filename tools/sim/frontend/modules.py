@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
+from tools.sim.tensor import Tensor
+
 _BUILDERS: dict[str, Callable[[], dict[str, ModuleType]]] = {}
 _MODULES: dict[str, ModuleType] = {}
 
@@ -19,12 +21,26 @@ def is_language_module(name: str) -> bool:
 
 def language_module(name: str) -> ModuleType | None:
     """The language module `name`, or None when the dialect has no such module."""
+    return all_modules().get(name)
+
+
+def all_modules() -> dict[str, ModuleType]:
+    """Every language module of both dialects, by dotted name."""
     if not _MODULES:
         from tools.sim.frontend import beta1, current
 
         _MODULES.update(current.build())
         _MODULES.update(beta1.build())
-    return _MODULES.get(name)
+    return _MODULES
+
+
+def tensor_class(dialect: str) -> type[Tensor]:
+    """The class of tensors in kernels of `dialect`."""
+    if dialect == "nki":
+        return Tensor
+    from tools.sim.frontend.beta1 import Tile
+
+    return Tile
 
 
 def make(name: str, doc: str, **members: object) -> ModuleType:

@@ -1,0 +1,198 @@
+"""Tensors with block dimensions: many on-chip tiles under one name, each allocated when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.sim import context
+from tools.sim.core import Core
+from tools.sim.dtypes import DType
+from tools.sim.frontend.beta1.index import Index
+from tools.sim.frontend.beta1.tile import Tile, assign
+
+Placer = Callable[[tuple[int, ...]], tuple[int, int] | None]
+"""Gives the (partition, byte) address of a block, or None when the allocator decides."""
+
+
+class TileStore:
+    """The tiles of one block tensor, by running number."""
+
+    __slots__ = ("blocks", "core", "dtype", "fill", "name", "placer", "space", "tile_shape", "tiles")
+
+    def __init__(
+        self,
+        core: Core,
+        blocks: tuple[int, ...],
+        tile_shape: tuple[int, ...],
+        dtype: DType,
+        space: str,
+        name: str,
+        placer: Placer | None,
+        fill: Callable[[Tile], None] | None,
+    ) -> None:
+        self.core = core
+        self.blocks = blocks
+        self.tile_shape = tile_shape
+        self.dtype = dtype
+        self.space = space
+        self.name = name
+        self.placer = placer
+        self.fill = fill
+        self.tiles: dict[int, Tile] = {}
+
+    def tile(self, at: int) -> Tile:
+        """Tile number `at`, allocated now if need be."""
+        found = self.tiles.get(at)
+        if found is None:
+            address = None
+            if self.placer is not None:
+                address = self.placer(tuple(int(i) for i in np.unravel_index(at, self.blocks)))
+            made = self.core.allocate(self.tile_shape, self.dtype, self.space, name=self.name, address=address)
+            assert isinstance(made, Tile)
+            found = self.tiles[at] = made
+            if self.fill is not None:
+                self.fill(found)
+        return found
+
+
+class BlockTensor:
+    """Tiles [*blocks, P, F...]; integer subscripts for all block dimensions give a tile.
+
+    The compiler allocates each block by itself, so each is a buffer of its own, made at its first use.
+
+    Attributes:
+        shape: all dimensions, blocks first.
+        blocks: sizes of the block dimensions.
+        numbers: which tiles of the store this is, shaped like `blocks`; None for all of them.
+    """
+
+    __slots__ = ("blocks", "numbers", "shape", "store")
+    __array_ufunc__ = None
+
+    def __init__(self, store: TileStore, numbers: NDArray[np.int64] | None = None) -> None:
+        self.store = store
+        self.numbers = numbers
+        self.blocks: tuple[int, ...] = store.blocks if numbers is None else numbers.shape
+        self.shape = (*self.blocks, *store.tile_shape)
+
+    @property
+    def dtype(self) -> DType:
+        """Element type."""
+        return self.store.dtype
+
+    @property
+    def space(self) -> str:
+        """`sbuf` or `psum`."""
+        return self.store.space
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, blocks included."""
+        return len(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self.dtype.itemsize
+
+    @property
+    def name(self) -> str:
+        """Name given at allocation."""
+        return self.store.name
+
+    def __repr__(self) -> str:
+        return f"{self.name or 'tensor'}[{'x'.join(map(str, self.shape))} {self.dtype} {self.space}]"
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(self.shape[0]))
+
+    def tiles(self) -> list[Tile]:
+        """Every tile, in order."""
+        numbers = range(prod(self.blocks)) if self.numbers is None else self.numbers.reshape(-1)
+        return [self.store.tile(int(at)) for at in numbers]
+
+    def __getitem__(self, key: Any) -> Any:
+        if type(key) is not tuple:
+            key = (key,)
+        blocks = self.blocks
+        count = len(blocks)
+        if len(key) < count:
+            return self._part(key)
+        at = 0
+        for k, n in zip(key, blocks):
+            if not isinstance(k, int):
+                if isinstance(k, Index) and k.values is None and not any(k.steps):
+                    k = k.offset
+                elif isinstance(k, np.integer) or hasattr(k, "__index_value__"):
+                    k = context.index_value(k)
+                else:
+                    return self._part(key)
+            i = k + n if k < 0 else k
+            if not 0 <= i < n:
+                context.fail(
+                    "KW-OUT-OF-BOUNDS",
+                    f"index {int(k)} is outside a block dimension (size {n}) of {self!r} (err_tensor_access_out_of_bound)",
+                    operand=self.name,
+                    found=int(k),
+                    limit=n - 1,
+                    fix="check the loop bounds",
+                )
+            at = at * n + i
+        if self.numbers is not None:
+            at = int(self.numbers.reshape(-1)[at])
+        store = self.store
+        tile = store.tiles.get(at)
+        if tile is None:
+            tile = store.tile(at)
+        rest = key[count:]
+        return tile[rest] if rest else tile
+
+    def _part(self, key: tuple[Any, ...]) -> BlockTensor:
+        """Fewer subscripts than block dimensions, or slices of them: a smaller tensor of the same tiles."""
+        dots = [i for i, k in enumerate(key) if k is Ellipsis]
+        if dots:
+            key = key[: dots[0]] + (slice(None),) * (self.ndim - len(key) + 1) + key[dots[0] + 1 :]
+        lead, rest = key[: len(self.blocks)], key[len(self.blocks) :]
+        if not all(isinstance(k, int | np.integer | slice) for k in lead):
+            context.fail(
+                "KW-BLOCK-INDEX",
+                f"several blocks of {self!r} are indexed at a time (err_failed_to_infer_tile_from_local_tensor)",
+                operand=self.name,
+                fix="index block dimensions with integers, in a loop",
+            )
+        if rest and not all(isinstance(k, slice) and k in (slice(None), slice(0, n)) for k, n in zip(rest, self.store.tile_shape)):
+            context.fail(
+                "KW-BLOCK-INDEX",
+                f"a subscript of {self!r} leaves block dimensions in front of the partition dimension "
+                "(err_leading_dimension_of_tensor_must_be_partition)",
+                operand=self.name,
+                fix="index block dimensions with integers, in a loop",
+            )
+        numbers = self.numbers
+        if numbers is None:
+            numbers = np.arange(prod(self.blocks), dtype=np.int64).reshape(self.blocks)
+        return BlockTensor(self.store, np.asarray(numbers[lead]))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        target = self[key]
+        if isinstance(target, Tile):
+            assign(target, value)
+        elif isinstance(value, BlockTensor):
+            if value.blocks != target.blocks:
+                context.fail(
+                    "KW-SHAPE-MISMATCH", f"{value!r} can't be assigned to {target!r}", found=list(value.shape), limit=list(target.shape)
+                )
+            for mine, theirs in zip(target.tiles(), value.tiles()):
+                if mine is not theirs:
+                    assign(mine, theirs)
+        else:
+            for tile in target.tiles():
+                assign(tile, value)
