@@ -551,7 +551,7 @@ class RowCode:
                 )
                 self.balance.charge("vector", 1)
                 return
-        a, b = self.operand(left), self.operand(right)
+        a, b = self._operands_of(left, right)
         tile = self.new_tile(node.id)
         self.balance.charge("vector", 1)
         if rc is not None or lc is not None:
@@ -658,9 +658,7 @@ class RowCode:
                 f"operand0={factor.text}{r0}, op1=nl.{op}, operand1={other.text}{r1})"
             )
             return
-        a, b = self.operand(left), self.operand(right)
-        if a.psum and b.psum and left != right:
-            b = self._out_of_psum(right)
+        a, b = self._operands_of(left, right)
         tile = self.new_tile(id)
         choices = {"vector": 2.0}
         if not (a.psum or b.psum):
@@ -671,6 +669,14 @@ class RowCode:
         self.put(
             f"nisa.tensor_tensor(dst={self.text(tile)}, data1={a.text}, data2={b.text}, op=nl.{op}{self._engine(engine)})"
         )
+
+    def _operands_of(self, left: int, right: int) -> tuple[Operand, Operand]:
+        """Both operands, at most one of them in PSUM."""
+        a, b = self.operand(left), self.operand(right)
+        if a.psum and b.psum:
+            b = self._out_of_psum(right)
+            a = b if left == right else a
+        return a, b
 
     def _out_of_psum(self, id: int) -> Operand:
         """Copy a PSUM tile to SBUF: at most one input of an instruction may lie in PSUM."""

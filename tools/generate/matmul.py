@@ -100,7 +100,7 @@ class _Matmul:
         self.left_id = self.graph[stage.matmuls[0]].inputs[0]
         self.heavy = _heavy(context, stage)
         self.n_block = schedule.n_block if 0 < schedule.n_block < f.columns else 0
-        self.streaming = bool(self.n_block) and schedule.order == "mn"
+        self.streaming = bool(self.n_block) and (schedule.order == "mn" or f.full_rows)
         self.m_tiles = schedule.m_tiles if self.streaming or f.left == "columns" else 1
         self.prepared = self.streaming and f.left != "columns" and f.left != "number"
         self.ahead = schedule.ahead and not self.n_block and f.rows > 128 and f.left in ("rows", "computed")

@@ -102,45 +102,79 @@ class Space:
                 yield replace(choice, rsqrt="scalar"), "Moved the per-row square roots to the Scalar Engine"
 
     def _matmul_moves(self, choice: MatmulSchedule, f: MatmulFacts) -> Iterator[tuple[MatmulSchedule, str]]:
-        yield replace(choice, n_block=0, m_tiles=1 if f.left != "columns" else choice.m_tiles), (
-            "Kept all of the right operand in SBUF, so that it is read from HBM once"
-        )
-        for block in (256, 512, 1024, 2048, 4096):
-            if block < f.columns:
-                yield replace(choice, n_block=block), f"Streamed the right operand in blocks of {block} columns"
-        for tiles in (1, 2, 4, 8, 16, 32):
-            if (tiles - 1) * 128 < f.rows:
-                yield replace(choice, m_tiles=tiles), f"Held {tiles * 128} rows of the left operand, so that each block of columns serves them all"
-                if choice.n_block == 0:
-                    continue
-                for block in (512, 1024, 2048):
-                    if block < f.columns and block != choice.n_block and tiles != choice.m_tiles:
-                        yield replace(choice, m_tiles=tiles, n_block=block, order="mn"), (
-                            f"Blocked the product into {tiles * 128} rows by {block} columns, so that both operands are re-used in SBUF"
-                        )
-        other = "nm" if choice.order == "mn" else "mn"
-        if choice.n_block:
-            yield replace(choice, order=other), (
-                "Kept a block of columns and streamed all rows past it" if other == "nm" else "Kept a block of rows and streamed columns past it"
-            )
-        if f.left == "rows" and f.dtype in ("bfloat16", "float16"):
-            if choice.left == "pe":
-                yield replace(choice, left="dma"), "Let the DMA transpose the left operand, which frees the Tensor Engine"
-            else:
-                yield replace(choice, left="pe"), "Transposed the left operand on the Tensor Engine"
-        if f.transposed_right and f.dtype in ("bfloat16", "float16"):
-            if choice.right == "pe":
-                yield replace(choice, right="dma"), "Let the DMA transpose the right operand, which frees the Tensor Engine"
-            else:
-                yield replace(choice, right="pe"), "Transposed the right operand on the Tensor Engine"
+        for changed in self._blockings(choice, f):
+            yield changed, matmul_change(choice, changed)
         for way in ("vector", "scalar", "alternate"):
-            if way != choice.evacuate:
-                text = "by the Vector and Scalar Engines in turn" if way == "alternate" else f"by the {way.title()} Engine"
-                yield replace(choice, evacuate=way), f"Emptied PSUM {text}"  # type: ignore[arg-type]
-        if f.left in ("rows", "computed") and f.rows > 128:
-            if not choice.ahead:
-                yield replace(choice, ahead=True), "Prepared the next rows before multiplying the current ones, so that the Tensor Engine never waits"
-            else:
-                yield replace(choice, ahead=False), "Prepared rows just before multiplying them"
+            changed = replace(choice, evacuate=way)  # type: ignore[arg-type]
+            yield changed, matmul_change(choice, changed)
         for rows, why in self._engine_moves(choice.rows):
             yield replace(choice, rows=rows), why
+
+    def _blockings(self, choice: MatmulSchedule, f: MatmulFacts) -> Iterator[MatmulSchedule]:
+        """Block sizes, loop order and transposes together: they only pay in combination. Neighbours come first."""
+        two_bytes = f.dtype in ("bfloat16", "float16")
+        lefts = ("pe", "dma") if f.left == "rows" and two_bytes else (choice.left,)
+        rights = ("pe", "dma") if f.transposed_right and two_bytes else (choice.right,)
+        aheads = (False, True) if f.left in ("rows", "computed") and f.rows > 128 else (False,)
+        blocks = [0, *(b for b in (256, 512, 1024, 2048, 4096) if b < f.columns)]
+        tiles = [t for t in (1, 2, 4, 8, 16, 32) if (t - 1) * 128 < f.rows]
+        found: list[MatmulSchedule] = []
+        for left in lefts:
+            for right in rights:
+                for block in blocks:
+                    if not block:
+                        for t in tiles if f.left == "columns" else (1,):
+                            for ahead in aheads:
+                                found.append(
+                                    replace(choice, n_block=0, m_tiles=t, order="mn", left=left, right=right, ahead=ahead)  # type: ignore[arg-type]
+                                )
+                        continue
+                    for t in tiles:
+                        found.append(replace(choice, n_block=block, m_tiles=t, order="mn", left=left, right=right, ahead=False))  # type: ignore[arg-type]
+                    if not f.full_rows:
+                        found.append(replace(choice, n_block=block, m_tiles=1, order="nm", left=left, right=right, ahead=False))  # type: ignore[arg-type]
+
+        def distance(other: MatmulSchedule) -> int:
+            return sum(getattr(other, n) != getattr(choice, n) for n in ("n_block", "m_tiles", "order", "left", "right", "ahead"))
+
+        yield from sorted(found, key=distance)
+
+
+def matmul_change(old: MatmulSchedule, new: MatmulSchedule) -> str:
+    """What distinguishes two schedules of a matmul, and why one would do so."""
+    parts = []
+    if new.n_block != old.n_block or new.m_tiles != old.m_tiles or new.order != old.order:
+        if not new.n_block:
+            parts.append("kept all of the right operand in SBUF, so that it is read from HBM once")
+            if new.m_tiles != old.m_tiles and new.m_tiles > 1:
+                parts.append(f"loaded the left operand {new.m_tiles * 128} rows at a time, in long DMA runs")
+        elif new.order == "nm":
+            parts.append(f"kept a block of {new.n_block} columns in SBUF and streamed all rows past it")
+        else:
+            parts.append(
+                f"blocked the product into {new.m_tiles * 128} rows by {new.n_block} columns, so that both operands are used "
+                "several times once in SBUF"
+            )
+    if new.left != old.left:
+        parts.append(
+            "let the DMA transpose the left operand, which frees the Tensor Engine"
+            if new.left == "dma"
+            else "transposed the left operand on the Tensor Engine"
+        )
+    if new.right != old.right:
+        parts.append(
+            "let the DMA transpose the right operand, which frees the Tensor Engine"
+            if new.right == "dma"
+            else "transposed the right operand on the Tensor Engine"
+        )
+    if new.ahead != old.ahead:
+        parts.append(
+            "prepared the next rows before multiplying the current ones, so that the Tensor Engine needn't wait"
+            if new.ahead
+            else "prepared rows just before multiplying them"
+        )
+    if new.evacuate != old.evacuate:
+        way = "the Vector and Scalar Engines in turn" if new.evacuate == "alternate" else f"the {new.evacuate.title()} Engine"
+        parts.append(f"emptied PSUM by {way}")
+    text = ", and ".join(parts) if len(parts) < 3 else "; ".join(parts)
+    return text[:1].upper() + text[1:]
