@@ -344,3 +344,72 @@ def _place(
                 new[pairs], old[pairs] = t, before[k]
                 pairs += 1
     return new[:pairs], old[:pairs]
+
+
+def wanted_accesses(count: int) -> bool:
+    """Whether searching `count` cell accesses for waits should be compiled."""
+    return count >= WORTHWHILE and available()
+
+
+def waits(
+    owner: Any, cell: Any, writes: Any, reads: Any, cells: int, engine: Any, is_dma: Any
+) -> tuple[Any, Any, Any, Any]:
+    """`dependence.waits` compiled: (before, after, kind, whether each access is its cell's first write)."""
+    found = _compiled_waits()(owner, cell, writes, reads, cells, engine, is_dma, int(Engine.TENSOR))
+    return found[0], found[1], found[2], found[3]
+
+
+@cache
+def _compiled_waits() -> Any:
+    numba: Any = import_module("numba")
+    return numba.njit(cache=True)(_waits)
+
+
+def _waits(owner: Any, cell: Any, writes: Any, reads: Any, cells: int, engine: Any, is_dma: Any, tensor: int) -> Any:
+    n = len(owner)
+    written = np.full(cells, -1, np.int64)
+    readers = np.full(cells, -1, np.int64)
+    chain = np.empty(n, np.int64)
+    room = 3 * n + 16
+    before, after = np.empty(room, np.int64), np.empty(room, np.int64)
+    kind = np.empty(room, np.int8)
+    first = np.zeros(n, np.bool_)
+    count = 0
+    begin = 0
+    while begin < n:
+        end = begin
+        while end < n and owner[end] == owner[begin]:
+            end += 1
+        i = owner[begin]
+        for k in range(begin, end):
+            if not writes[k]:
+                c = cell[k]
+                w = written[c]
+                if w >= 0:
+                    before[count], after[count], kind[count] = w, i, 0
+                    count += 1
+                chain[k] = readers[c]
+                readers[c] = k
+        for k in range(begin, end):
+            if writes[k]:
+                c = cell[k]
+                w = written[c]
+                if w == i:
+                    continue
+                if w >= 0:
+                    same = engine[w] == engine[i] and not is_dma[w] and not is_dma[i]
+                    order = same and (engine[i] == tensor or not reads[k])
+                    before[count], after[count], kind[count] = w, i, 2 if order else 0
+                    count += 1
+                else:
+                    first[k] = True
+                r = readers[c]
+                while r >= 0:
+                    if owner[r] != i:
+                        before[count], after[count], kind[count] = owner[r], i, 1
+                        count += 1
+                    r = chain[r]
+                readers[c] = -1
+                written[c] = i
+        begin = end
+    return before[:count], after[:count], kind[:count], first

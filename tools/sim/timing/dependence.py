@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tools.sim.instruction import Engine, Operand, Trace
 from tools.sim.machine import Machine
 
+from . import compiled
 from .allocation import displaced, owners
 from .costs import Costs
 
@@ -55,7 +56,7 @@ class Edges:
 
 
 def dependencies(trace: Trace, machine: Machine, cost: Costs, *, space: bool = True) -> Edges:
-    """Every wait between instructions of `trace`, each pair once, with the strongest kind.
+    """Every wait between instructions of `trace`; a pair may occur more than once.
 
     Args:
         trace: the recorded program.
@@ -63,69 +64,55 @@ def dependencies(trace: Trace, machine: Machine, cost: Costs, *, space: bool = T
         cost: executing engines, and which instructions are DMAs.
         space: include waits for the space of older tiles.
     """
-    engine = cost.engine
     owner, cell, writes, reads = _accesses(trace)
-    order = np.lexsort((owner * 2 + writes, cell))
-    owner, cell, writes, reads = owner[order], cell[order], writes[order], reads[order]
+    search = compiled.waits if compiled.wanted_accesses(len(owner)) else _waits
+    cells = int(cell.max()) + 1 if len(cell) else 0
+    before, after, kind, first = search(owner, cell, writes, reads, cells, cost.engine, cost.is_dma)
+    if space:
+        more = _space_edges(trace, machine, cost.engine, owner[first])
+        before, after, kind = (np.concatenate(pair) for pair in zip((before, after, kind), more))
+    return Edges(before, after, kind)
+
+
+def _waits(
+    owner: Ints, cell: Ints, writes: Bools, reads: Bools, cells: int, engine: Ints, is_dma: Bools
+) -> tuple[Ints, Ints, Ints, Bools]:
+    """Waits between cell accesses in program order: (before, after, kind, first write of its cell)."""
     n = len(owner)
     if n == 0:
         empty = np.empty(0, np.int64)
-        return Edges(empty, empty, empty)
+        return empty, empty, empty, np.empty(0, np.bool_)
+    order = np.lexsort((owner * 2 + writes, cell))
+    owner, cell, writes, reads = owner[order], cell[order], writes[order], reads[order]
     position = np.arange(n)
-    begins = np.empty(n, np.bool_)
-    begins[0] = True
-    begins[1:] = cell[1:] != cell[:-1]
+    begins = np.concatenate([[True], cell[1:] != cell[:-1]])
     start = np.maximum.accumulate(np.where(begins, position, 0))
     # Last write before each access in its cell, or -1.
-    seen = np.maximum.accumulate(np.where(writes, position, -1))
-    previous = np.empty(n, np.int64)
-    previous[0] = -1
-    previous[1:] = seen[:-1]
+    previous = np.concatenate([[-1], np.maximum.accumulate(np.where(writes, position, -1))[:-1]])
     previous[previous < start] = -1
-    # An instruction that lists the cell twice (read and written) doesn't wait for itself.
-    itself = (previous >= 0) & (owner[np.maximum(previous, 0)] == owner)
-    previous = np.where(itself, previous[np.maximum(previous, 0)], previous)
-    has = previous >= 0
+    # An instruction that writes a cell by two operands doesn't wait for itself.
+    again = (previous >= 0) & (owner[np.maximum(previous, 0)] == owner)
+    has = (previous >= 0) & ~again
     before, after = owner[previous[has]], owner[has]
-    kind = np.zeros(len(before), np.int64)
-    same = (engine[before] == engine[after]) & ~cost.is_dma[before] & ~cost.is_dma[after]
-    accumulates = same & (engine[after] == Engine.TENSOR) & writes[has]
-    overwrites = same & writes[has] & ~reads[has]
-    kind[accumulates | overwrites] = Edge.ORDER
+    same = (engine[before] == engine[after]) & ~is_dma[before] & ~is_dma[after]
+    turn = same & writes[has] & ((engine[after] == Engine.TENSOR) | ~reads[has])
+    kind = np.where(turn, int(Edge.ORDER), int(Edge.RESULT))
     # Next write after each pure read in its cell.
-    reversed_writes = np.where(writes, position, n)[::-1]
-    upcoming = np.minimum.accumulate(reversed_writes)[::-1]
-    following = np.empty(n, np.int64)
-    following[-1] = n
-    following[:-1] = upcoming[1:]
-    ends = np.empty(n, np.int64)
-    starts = np.flatnonzero(begins)
-    ends[:] = np.repeat(np.append(starts[1:], n), np.diff(np.append(starts, n)))
-    waits = ~writes & (following < ends)
-    reader, writer = owner[waits], owner[following[waits]]
+    following = np.concatenate([np.minimum.accumulate(np.where(writes, position, n)[::-1])[::-1][1:], [n]])
+    starts = np.append(np.flatnonzero(begins), n)
+    ends = np.repeat(starts[1:], np.diff(starts))
+    waiting = ~writes & (following < ends)
+    reader, writer = owner[waiting], owner[following[waiting]]
     other = reader != writer
     reader, writer = reader[other], writer[other]
-    release = np.full(len(reader), int(Edge.RELEASE))
-    parts = [(before, after, kind), (reader, writer, release)]
-    if space:
-        firsts = ~has & writes
-        parts.append(_space_edges(trace, machine, engine, owner[firsts], cell[firsts]))
-    return _unique(
-        np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]),
-        np.concatenate([p[2] for p in parts]), len(trace),
-    )  # fmt: skip
-
-
-def _unique(before: Ints, after: Ints, kind: Ints, n: int) -> Edges:
-    """Each (before, after) pair once; of several kinds the one that waits longest (the result) stays."""
-    rank = np.array([0, 2, 3, 1, 2])[kind]
-    order = np.lexsort((rank, after * n + before))
-    before, after, kind = before[order], after[order], kind[order]
-    keep = np.empty(len(before), np.bool_)
-    if len(keep):
-        keep[0] = True
-        keep[1:] = (before[1:] != before[:-1]) | (after[1:] != after[:-1])
-    return Edges(before[keep], after[keep], kind[keep])
+    first = np.zeros(n, np.bool_)
+    first[order] = (previous < 0) & writes
+    return (
+        np.concatenate([before, reader]),
+        np.concatenate([after, writer]),
+        np.concatenate([kind, np.full(len(reader), int(Edge.RELEASE))]),
+        first,
+    )
 
 
 def _accesses(trace: Trace) -> tuple[Ints, Ints, Bools, Bools]:
@@ -209,7 +196,7 @@ def _cut(buffer: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints]:
     return np.searchsorted(keys, buffer * span + low), np.searchsorted(keys, buffer * span + high)
 
 
-def _space_edges(trace: Trace, machine: Machine, engine: Ints, writer: Ints, cell: Ints) -> tuple[Ints, Ints, Ints]:
+def _space_edges(trace: Trace, machine: Machine, engine: Ints, writer: Ints) -> tuple[Ints, Ints, Ints]:
     """Edges from the last users of a displaced tile to the first writers of the tile that takes its space.
 
     `writer` are instructions that write a cell nobody wrote before.
