@@ -13,6 +13,11 @@ from tools.task_errors import RequestError
 
 _ASKS = re.compile(r"^(why|what|how|which|where|when|who|is|are|does|do|did|can you explain|explain|show|tell)\b", re.I)
 _PROPOSES = re.compile(r"^(what|how) about\b", re.I)
+_FOLLOWS = re.compile(
+    r"^(now|then|and|also|but|add|append|make|same|with|without|in|for|on|use|change|set|reach|what about|how about|can|could)\b",
+    re.I,
+)
+"""How a line begins that changes the task at hand; anything else that names operation and shapes is a new request."""
 _GO_ON = re.compile(
     r"\b(faster|speed it up|improve|optimi[sz]e|continue|go on|keep going|try (harder|more|again)|more attempts)\b",
     re.I,
@@ -69,6 +74,9 @@ class Conversation:
 
     def _follow(self, text: str, state: RunState) -> Iterator[Event | str]:
         assert state.task is not None, "follow-ups come after a task"
+        if not _FOLLOWS.match(text) and self._is_request(text):
+            yield from self._begin(text)
+            return
         said = [Message(role="user", text=text)]
         task = revised_task(state.task, text)
         request = state.request.model_copy(update={"goal": None, "target": None, "budget": self._defaults.budget})
@@ -77,8 +85,6 @@ class Conversation:
             yield from self._work(self._runs.fork(state.run_id, changed, task=task, messages=said), text)
         elif _GO_ON.search(text):
             yield from self._work(self._runs.fork(state.run_id, request, messages=said), text)
-        elif self._is_request(text):
-            yield from self._begin(text)
         else:
             yield self._runs.answer(state.run_id, text)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from agent.budget import Clock, Meter
 from agent.events import CandidateChecked, CandidateDrafted, Event
@@ -22,6 +22,10 @@ class Evaluate(Protocol):
         """Judge a kernel; never raises for a fault of the kernel."""
 
 
+Trace = Callable[[str, str, Sequence[Mapping[str, Any]]], dict[str, Any]]
+"""Source, function and input descriptions (name, shape, dtype) to a graph in JSON; raises `BeyondOffline`."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """The tools that decide about right and wrong."""
@@ -31,6 +35,8 @@ class Bench:
     """Raises `RequestError` for a task that can't be judged."""
     lint: Callable[[str], Sequence[Finding]] = lambda source: ()
     """Findings about source that is not run."""
+    trace: Trace | None = None
+    """Operator graph of a reference, traced where foreign code may run; None: not offered."""
     interrupt: Callable[[], None] = lambda: None
     """Makes a running `evaluate` return soon."""
     close: Callable[[], None] = lambda: None

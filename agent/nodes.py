@@ -149,7 +149,9 @@ def decide(state: RunState, desk: Desk) -> Update:
     elif state.last is not None and not state.last.correct and _wrong_in_a_row(state) < _debug_rounds(state, desk):
         phase, reason = Phase.DEBUG, "the last kernel is wrong"
     else:
-        phase, reason = Phase.IMPROVE, goal_status(_task(state), state.candidates).text
+        status = goal_status(_task(state), state.candidates)
+        phase = Phase.IMPROVE
+        reason = "no performance goal was named; is there a faster one?" if status.met else status.text
     desk.journal.emit(Decided(next=phase, reason=reason))
     return {"phase": phase, "stop": stop}
 

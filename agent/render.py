@@ -141,16 +141,26 @@ def _sections(report: Report) -> list[RenderableType]:
         parts += [heading("Correctness (hidden inputs against the reference)"), trial_table(report.trials)]
     if report.engines:
         parts += [heading(f"Simulated time by engine, {report.target}"), engine_table(report.engines)]
-    parts += [Text(f"  {note}") for note in report.notes]
+    parts.append(bullets(report.notes))
     if report.changes:
         parts += [heading("Changes that led here"), _changes(report)]
-    parts += [heading("Limits"), *(Text(f"  {limit}") for limit in report.limits)]
+    parts += [heading("Limits"), bullets(report.limits)]
     return parts
 
 
 def heading(text: str) -> Text:
     """A line over a section."""
     return Text(f"\n{text}", style="bold")
+
+
+def bullets(texts: Sequence[str]) -> Table:
+    """Sentences, one below the other, folded with an indent."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column(ratio=1)
+    for text in texts:
+        table.add_row(" -", Text(text))
+    return table
 
 
 def _result(report: Report) -> Table:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, ValidationError, model_validator
 from rich.console import Console, Group
 
-from agent.render import engine_table, heading, microseconds, trial_table
+from agent.render import bullets, engine_table, heading, microseconds, trial_table
 from tools.task import Evaluation, Finding, Frozen, Kernel, Performance, Target, Task, TensorSpec, Tolerance, Trial
 from tools.task_errors import RequestError
 
@@ -192,9 +192,9 @@ def show_simulation(console: Console, request: SimulateRequest, result: Simulate
         highlight=False,
     )
     console.print(engine_table(performance.engines), highlight=False)
-    for note in performance.notes:
-        console.print(f"  {note}", highlight=False, markup=False)
     lines = request.source.splitlines()
-    for number, us in performance.hot_lines[:5]:
-        text = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-        console.print(f"  line {number}: {us:.2f} us  {text}", highlight=False, markup=False)
+    hot = [
+        f"line {number}: {us:.2f} us of engine time: {lines[number - 1].strip() if 0 < number <= len(lines) else ''}"
+        for number, us in performance.hot_lines[:5]
+    ]
+    console.print(bullets([*performance.notes, *hot]), highlight=False)

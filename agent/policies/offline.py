@@ -41,7 +41,7 @@ class OfflinePolicy:
         """
         if state.candidates:
             return self.improve(state, desk)
-        return _proposal(self._ask(state, first=True), ())
+        return _proposal(self._ask(state, desk, first=True), ())
 
     def debug(self, state: RunState, desk: Desk) -> Proposal | None:
         """Another schedule: a generated kernel that is wrong is a fault of the generator, not to be patched."""
@@ -50,7 +50,7 @@ class OfflinePolicy:
     def improve(self, state: RunState, desk: Desk) -> Proposal | None:
         """The next schedule that the generator's own search finds worth an evaluation."""
         desk.meter.check()
-        draft = self._ask(state, first=False)
+        draft = self._ask(state, desk, first=False)
         best = state.best
         return _proposal(draft, (best.number,) if best else ())
 
@@ -58,7 +58,7 @@ class OfflinePolicy:
         """Answer from the profile of the best kernel."""
         return answer_from_profile(question, state)
 
-    def _ask(self, state: RunState, *, first: bool) -> Draft | None:
+    def _ask(self, state: RunState, desk: Desk, *, first: bool) -> Draft | None:
         from tools.generate.offline import Generator
 
         from tools.generate.errors import BeyondOffline
@@ -67,7 +67,9 @@ class OfflinePolicy:
         try:
             generator = self._generators.get(state.task.digest)
             if generator is None:
-                generator = self._generators[state.task.digest] = Generator(state.task)
+                tracer = desk.bench.trace
+                generator = Generator(state.task, tracer) if tracer else Generator(state.task)
+                self._generators[state.task.digest] = generator
             return generator.first() if first else generator.improve(_attempts(state))
         except BeyondOffline as error:
             raise BeyondPolicy(str(error)) from error
@@ -76,7 +78,8 @@ class OfflinePolicy:
 def _proposal(draft: Draft | None, parents: tuple[int, ...]) -> Proposal | None:
     if draft is None:
         return None
-    return Proposal(kernel=draft.kernel, change=draft.change, schedule=dict(draft.schedule), parents=parents)
+    fields = {"kernel": draft.kernel, "change": draft.change, "schedule": draft.schedule, "parents": parents}
+    return Proposal.model_validate(fields)
 
 
 def _attempts(state: RunState) -> list[Attempt]:
