@@ -231,6 +231,7 @@ class _Run:
             and hasattr(value, "dtype")
             and hasattr(value, "shape")
             and not np.isscalar(value)
+            and not isinstance(value, type)
         ):
             return self._wrap(np.asarray(value), name)
         return value

@@ -121,6 +121,8 @@ def binary(
     if not x_tile and not y_tile:
         return _constant(name, x, y, api)
     kind = dtypes.bool_ if dtype is None and name in _BOOLEAN else result_type(dtype, x, y)
+    if name == "divide" and dtype is None and not kind.is_float:
+        kind = dtypes.float32
     explicit = dtype is not None
     if x_tile and y_tile:
         a, b = tile_of(x, "x", api or f"nl.{name}"), tile_of(y, "y", api or f"nl.{name}")

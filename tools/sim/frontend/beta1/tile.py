@@ -105,6 +105,10 @@ class Tile(Tensor):
     def __getitem__(self, key: Any) -> Tile:
         if type(key) is not tuple:
             key = (key,)
+        if len(key) == 2 and len(self.shape) == 2:
+            first, second = key
+            if type(first) is Index and type(second) is Index:
+                return self._rectangle(first, second)
         advanced = plain = True
         for k in key:
             kind = type(k)
@@ -152,6 +156,34 @@ class Tile(Tensor):
             else:
                 converted.append(int(k) if isinstance(k, int | np.integer) else k)
         return tuple(converted)
+
+    def _rectangle(self, first: Index, second: Index) -> Tile:
+        """`tile[i_p, i_f]`, the usual subscript: a column of partitions and a row of elements."""
+        a, b = first.shape, second.shape
+        if len(a) != 2 or len(b) != 2 or a[1] != 1 or b[0] != 1 or first.values is not None or second.values is not None:
+            return self._affine((first, second))
+        n, m = self.shape
+        low, high = first._bounds or first.bounds
+        if low < 0 or high >= n:
+            return self._affine((first, second))
+        low, high = second._bounds or second.bounds
+        if low < 0 or high >= m:
+            return self._affine((first, second))
+        s, t = self.strides
+        buffer = self.buffer
+        offset = self.offset + first.offset * s + second.offset * t
+        step = second.steps[1] * t
+        made = Tile(buffer, (a[0], b[1]), self.dtype, offset, (first.steps[0] * s, step))
+        if buffer.on_chip and first.steps[0] == 1 and step >= 0:
+            # what Tensor._compute_region would find, without its loop
+            item = self.dtype.itemsize
+            row = buffer.row_bytes // item
+            if s == row:
+                start, column = divmod(offset, row)
+                end = column + (b[1] - 1) * step + 1
+                if end <= row:
+                    made._region = (start, start + a[0], column * item, end * item, row * item)
+        return made
 
     def _affine(self, key: tuple[Any, ...]) -> Tile:
         offset = self.offset
@@ -930,8 +962,6 @@ def same_view(a: Tensor, b: Tensor) -> bool:
 
 def assign(target: Tile, value: Any) -> None:
     """`target[...] = value`."""
-    from tools.sim.frontend.beta1 import movement
-
     core = context.current()
     if type(value) is ResultTile and value.work is not None and core.deferred is value and _direct(target, value):
         value.issue_into(target)
@@ -939,6 +969,8 @@ def assign(target: Tile, value: Any) -> None:
     begin()
     if isinstance(value, Tensor) and type(target) is Tile and same_view(target, value):
         return
+    from tools.sim.frontend.beta1 import movement
+
     movement.move(target, value)
 
 
