@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.desk import Bench
+from agent.policies.protocol import BeyondPolicy
 from tools.task import Evaluation, Kernel, Task
 from tools.task_errors import RequestError
 
@@ -15,7 +16,6 @@ Benches = Callable[[], Bench]
 def default_bench() -> Bench:
     """Open a judge. Imported late: it loads NumPy and the simulator."""
     from tools.evaluate import check_task, evaluate
-    from tools.generate.errors import BeyondOffline
     from tools.sandbox import JobFailed, Worker
 
     worker = Worker()
@@ -28,7 +28,7 @@ def default_bench() -> Bench:
             return worker.trace(source, function, inputs)
         except JobFailed as failure:
             if failure.kind == "beyond":
-                raise BeyondOffline(failure.message) from failure
+                raise BeyondPolicy(failure.message) from failure
             raise RequestError(failure.message) from failure
 
     return Bench(

@@ -321,6 +321,7 @@ def request_of(
         given["policy"] = policy
     if reference is not None:
         given["reference_source"], given["reference_function"] = read_function(reference)
+        given["reference_file"] = Path(reference.rpartition(":")[0]).name
     return checked(lambda: RunRequest(**given))
 
 

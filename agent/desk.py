@@ -23,7 +23,7 @@ class Evaluate(Protocol):
 
 
 Trace = Callable[[str, str, Sequence[Mapping[str, Any]]], dict[str, Any]]
-"""Source, function and input descriptions (name, shape, dtype) to a graph in JSON; raises `BeyondOffline`."""
+"""Source, function and input descriptions (name, shape, dtype) to a graph in JSON; raises `BeyondPolicy`."""
 
 
 @dataclass(frozen=True)

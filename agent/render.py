@@ -45,12 +45,25 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: Status | None = None
+        self._held: Event | None = None
 
     def show(self, event: Event) -> None:
         """Show one event; those that say nothing new to a person make no line."""
         if isinstance(event, PhaseEntered):
             self._spin(_DOING[event.phase])
             return
+        if isinstance(event, RunStarted):
+            # Held until something follows: a refused request needs no more than its one sentence.
+            self._held = event
+            return
+        if event_line(event) is None:
+            return
+        if self._held is not None:
+            self._print(self._held)
+            self._held = None
+        self._print(event)
+
+    def _print(self, event: Event) -> None:
         line = event_line(event)
         if line is not None:
             stamp = Text(f"{event.seconds:7.1f}s  ", style="dim")

@@ -21,7 +21,9 @@ def grammar_task(request: RunRequest) -> Task:
 
     if request.reference_source is None or request.reference_function is None:
         return specify.parse_request(request.request)
-    return _from_reference(request.reference_source, request.reference_function, request.request)
+    return _from_reference(
+        request.reference_source, request.reference_function, request.request, file=request.reference_file
+    )
 
 
 def _from_reference(
@@ -30,12 +32,13 @@ def _from_reference(
     words: str,
     inputs: tuple[TensorSpec, ...] | None = None,
     target: Target | None = None,
+    file: str = "reference.py",
 ) -> Task:
     from tools.generate import specify
 
     check_reference(source, function)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "reference.py"
+        path = Path(folder) / file
         path.write_text(source, encoding="utf-8")
         return specify.task_from_reference(path, function, words, inputs=inputs, target=target)
 

@@ -60,6 +60,8 @@ class RunRequest(Frozen):
     """Python source of a NumPy function that is the specification."""
     reference_function: str | None = Field(default=None, max_length=200)
     """Name of that function in `reference_source`."""
+    reference_file: str = Field(default="reference.py", max_length=100, pattern=r"^[^/\\\x00]+$")
+    """Name of the file it came from, for messages only."""
     goal: str | None = Field(default=None, max_length=200)
     """`roofline>=0.6`, `latency<=120us`, `speedup>=2` or `correct`; None: what the words say."""
     target: Target | None = None

@@ -59,9 +59,8 @@ class OfflinePolicy:
         return answer_from_profile(question, state)
 
     def _ask(self, state: RunState, desk: Desk, *, first: bool) -> Draft | None:
-        from tools.generate.offline import Generator
-
         from tools.generate.errors import BeyondOffline
+        from tools.generate.offline import Generator
 
         assert state.task is not None, "kernels are written after specify"
         try:
