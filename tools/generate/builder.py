@@ -97,7 +97,7 @@ class Builder:
         if not moved:
             return None
         shape, source = moved[0].shape, self.nodes[moved[0].inputs[0]].shape
-        if shape + (1,) != source:
+        if (*shape, 1) != source:
             return None
         for n in nodes:
             plain = n.op == "constant" and n.size == 1

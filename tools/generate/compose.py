@@ -196,9 +196,8 @@ class _Pipeline:
             first = self.free[0]
         if request.rows and len(first.shape) >= 2 and first.shape[0] != request.rows:
             raise RequestError(f"{request.rows} rows contradict the shape {_show(first.shape)} of {first.name or 'the input'}: give one number of rows.")
-        if request.rows and len(first.shape) == 1:
-            if first.name in ("w", "weight", "weights"):
-                raise RequestError("no shape is given for the input: say it, for example x 4096x1024.")
+        if request.rows and len(first.shape) == 1 and first.name in ("w", "weight", "weights"):
+            raise RequestError("no shape is given for the input: say it, for example x 4096x1024.")
         if len(first.shape) == 3 and not first.name and key == "matmul" and len(self.free) == 1:
             m, k, n = first.shape  # "512x1024x2048 matmul" is M x K x N
             self.free = [NamedTensor("x", (m, k), first.dtype), NamedTensor("w", (k, n), first.dtype)]
@@ -376,6 +375,11 @@ class _Pipeline:
     def _scale(self, mention: Mention) -> None:
         if mention.number is not None:
             self._line("scaled", f"{self.made.value} * {mention.number!r}")
+            return
+        matrices = [t for t in self.free if len(t.shape) >= 2 and t.shape != self.made.shape]
+        if matrices and matrices[0].shape[-2] == self.made.shape[-1]:
+            self.made.ops[-1] = "matmul"
+            self._matmul()
             return
         self._vector("scale", "scale", "*")
 

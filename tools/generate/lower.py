@@ -83,9 +83,9 @@ class Balance:
 
     def pick(self, width: int, choices: dict[str, float]) -> EngineName:
         """The engine that would finish first; `choices` maps engines to passes over the data."""
-        names = [e for e in choices if e in self.allowed] or list(choices)
-        if self.forced in choices:
-            names = [str(self.forced)]
+        names: list[str] = [e for e in choices if e in self.allowed] or list(choices)
+        if self.forced is not None and self.forced in choices:
+            names = [self.forced]
         best = min(names, key=lambda e: self.busy_ns[e] + self.cost(e, width, choices[e]))
         self.busy_ns[best] += self.cost(best, width, choices[best])
         return best  # type: ignore[return-value]
@@ -257,7 +257,7 @@ class RowCode:
         column = self.is_column(id)
         dtype = dtype or self.dtypes.get(id) or ("uint8" if node.op in (*COMPARISONS, *LOGICAL, "logical_not") else "float32")
         if column:
-            dtype = "float32" if id not in self.dtypes else self.dtypes[id]
+            dtype = self.dtypes.get(id, "float32")
         extent: Extent = "whole"
         width: int | str = 1 if column else self.row_width(node.id)
         if not column and self.mode != "whole" and self.row_width(node.id) == self.window_width and not self.hoisting:
@@ -358,9 +358,10 @@ class RowCode:
         """A pending sum over node `id` that can ride on the instruction that makes it."""
         for i in sorted(self.region):
             node = self.graph[i]
-            if node.op == "reduce" and node.inputs == (id,) and node.attrs["kind"] == "add" and i not in self.tiles:
-                if self.allowed(i) and i not in self.moments and not self.is_column(id) and i not in self.summed:
-                    return i
+            is_sum = node.op == "reduce" and node.inputs == (id,) and node.attrs["kind"] == "add"
+            pending = i not in self.tiles and i not in self.moments and i not in self.summed
+            if is_sum and pending and self.allowed(i) and not self.is_column(id):
+                return i
         return None
 
     def _activate(self, id: int, op: str, data: Operand, scale: Operand | None, bias: Operand | None) -> None:
@@ -420,11 +421,11 @@ class RowCode:
                 factor = self.constant(other)
                 inner = self.graph[data]
                 inner_split = self._split(inner)
-                if bias is None and factor is not None and inner.op in ("add", "subtract") and inner_split is not None:
-                    if self.fusable(data) and not (inner.op == "subtract" and inner_split[0] == 1):
-                        moved = inner.inputs[1 - inner_split[0]]
-                        sign = factor if inner.op == "add" else -factor
-                        return inner.inputs[inner_split[0]], self.operand(other), self._scaled_column(moved, sign)
+                shifted = inner.op == "add" or (inner.op == "subtract" and inner_split is not None and inner_split[0] == 0)
+                if bias is None and factor is not None and inner_split is not None and shifted and self.fusable(data):
+                    moved = inner.inputs[inner_split[1]]
+                    sign = factor if inner.op == "add" else -factor
+                    return inner.inputs[inner_split[0]], self.operand(other), self._scaled_column(moved, sign)
                 return data, self.operand(other), bias
         return base, None, bias
 
@@ -525,7 +526,6 @@ class RowCode:
     # -- two operands ------------------------------------------------------------------------------------------------
 
     def _emit_binary(self, node: Node) -> None:
-        op, (left, right) = node.op, node.inputs
         if self.is_column(node.id):
             self._emit_column_binary(node)
             return

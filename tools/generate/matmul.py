@@ -242,7 +242,7 @@ class _Matmul:
             placing = self._place(where, "whole")
             if not prepared:
                 prepared = self.context.names.unique("prepared")
-                where.items.insert(0, "    " * where.depth + f"# results of one row tile")
+                where.items.insert(0, "    " * where.depth + "# results of one row tile")
                 body.items.insert(body.items.index(where) - 1, "    " * body.depth + f"{prepared} = []")
                 inner = where
             carried += placing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from tools.generate.context import KernelContext
 from tools.generate.matmul import MatmulFacts, facts
@@ -11,6 +12,7 @@ from tools.generate.plan import Plan, Stage
 from tools.generate.schedule import EngineName, MatmulSchedule, RowSchedule, Schedule
 from tools.sim.machine import Machine
 
+Transposer = Literal["pe", "dma"]
 BASE_ENGINES: tuple[EngineName, ...] = ("vector",)
 
 
@@ -104,8 +106,9 @@ class Space:
     def _matmul_moves(self, choice: MatmulSchedule, f: MatmulFacts) -> Iterator[tuple[MatmulSchedule, str]]:
         for changed in self._blockings(choice, f):
             yield changed, matmul_change(choice, changed)
-        for way in ("vector", "scalar", "alternate"):
-            changed = replace(choice, evacuate=way)  # type: ignore[arg-type]
+        ways: tuple[Literal["vector", "scalar", "alternate"], ...] = ("vector", "scalar", "alternate")
+        for way in ways:
+            changed = replace(choice, evacuate=way)
             yield changed, matmul_change(choice, changed)
         for rows, why in self._engine_moves(choice.rows):
             yield replace(choice, rows=rows), why
@@ -113,8 +116,8 @@ class Space:
     def _blockings(self, choice: MatmulSchedule, f: MatmulFacts) -> Iterator[MatmulSchedule]:
         """Block sizes, loop order and transposes together: they only pay in combination. Neighbours come first."""
         two_bytes = f.dtype in ("bfloat16", "float16")
-        lefts = ("pe", "dma") if f.left == "rows" and two_bytes else (choice.left,)
-        rights = ("pe", "dma") if f.transposed_right and two_bytes else (choice.right,)
+        lefts: tuple[Transposer, ...] = ("pe", "dma") if f.left == "rows" and two_bytes else (choice.left,)
+        rights: tuple[Transposer, ...] = ("pe", "dma") if f.transposed_right and two_bytes else (choice.right,)
         aheads = (False, True) if f.left in ("rows", "computed") and f.rows > 128 else (False,)
         blocks = [0, *(b for b in (256, 512, 1024, 2048, 4096) if b < f.columns)]
         tiles = [t for t in (1, 2, 4, 8, 16, 32) if (t - 1) * 128 < f.rows]
@@ -126,13 +129,13 @@ class Space:
                         for t in tiles if f.left == "columns" else (1,):
                             for ahead in aheads:
                                 found.append(
-                                    replace(choice, n_block=0, m_tiles=t, order="mn", left=left, right=right, ahead=ahead)  # type: ignore[arg-type]
+                                    replace(choice, n_block=0, m_tiles=t, order="mn", left=left, right=right, ahead=ahead)
                                 )
                         continue
                     for t in tiles:
-                        found.append(replace(choice, n_block=block, m_tiles=t, order="mn", left=left, right=right, ahead=False))  # type: ignore[arg-type]
+                        found.append(replace(choice, n_block=block, m_tiles=t, order="mn", left=left, right=right, ahead=False))
                     if not f.full_rows:
-                        found.append(replace(choice, n_block=block, m_tiles=1, order="nm", left=left, right=right, ahead=False))  # type: ignore[arg-type]
+                        found.append(replace(choice, n_block=block, m_tiles=1, order="nm", left=left, right=right, ahead=False))
 
         def distance(other: MatmulSchedule) -> int:
             return sum(getattr(other, n) != getattr(choice, n) for n in ("n_block", "m_tiles", "order", "left", "right", "ahead"))

@@ -124,6 +124,11 @@ def make_plan(graph: Graph, output_dtypes: Iterable[str], precision: str = "stor
     return _Planner(graph, list(output_dtypes), precision).plan()
 
 
+def _rows_store(target: View) -> bool:
+    """Whether rows can be stored there in one run."""
+    return not target.strides or target.strides[-1] == 1
+
+
 class _Planner:
     def __init__(self, graph: Graph, output_dtypes: list[str], precision: str) -> None:
         self.graph = graph
@@ -167,11 +172,11 @@ class _Planner:
             else:
                 order = list(node.attrs["order"])
                 moved = target.transpose([order.index(i) for i in range(len(order))])
-            if source.op not in ("input", *VIEW_OPS[2:], "concat") and moved is not None:
-                if not moved.strides or moved.strides[-1] == 1 or source.op in ("reshape", "transpose"):
-                    found = self._source(source.id, moved)
-                    if not found[1].strides or found[1].strides[-1] == 1:
-                        return found
+            computed = source.op not in ("input", *VIEW_OPS[2:], "concat")
+            if computed and moved is not None and (_rows_store(moved) or source.op in ("reshape", "transpose")):
+                found = self._source(source.id, moved)
+                if _rows_store(found[1]):
+                    return found
         return id, target
 
     def _matmul_dtype(self, node: Node) -> str:

@@ -83,8 +83,8 @@ _NOT_NAMES = {
     "mm", "multiply", "add", "sum", "mean", "variance", "var", "average", "max", "projection", "dense", "at", "or", "are", "per", "attention", "tanh",
     "sigmoid", "copy", "square", "sqrt", "log", "its", "batch", "dtype", "plus", "minus", "elements", "kernel", "make", "work",
     "float32", "bfloat16", "float16", "bf16", "fp16", "fp32", "fp8", "half", "swiglu", "as", "use", "using", "take",
-    "one", "two", "three", "four", "both", "same", "several", "them", "these", "those", "square", "big", "large", "small",
-    "target", "now", "axis", "k", "add", "data", "norm", "be", "this", "that", "it", "write", "fused", "fuse",
+    "one", "two", "three", "four", "both", "same", "several", "them", "these", "those", "big", "large", "small",
+    "target", "now", "axis", "k", "data", "norm", "be", "this", "that", "it", "write", "fused", "fuse",
 }  # fmt: skip
 _OPERATOR_NAMES = ("bias", "residual", "scale", "skip")
 """Names that tensors share with operators: `add residual 300x100` means both."""
@@ -298,6 +298,8 @@ def _read_mentions(rest: str) -> list[Mention]:
 def _without_verbs(mentions: list[Mention], between: str) -> list[Mention]:
     """Without the `add` of `add a gelu`, which is only a verb."""
     kept = []
+    if any(m.word.key == "matmul" for m in mentions):  # `x times w` with a matmul is that matmul
+        mentions = [m for m in mentions if m.word.arity != "scale" or m.number is not None]
     for mention, after in zip(mentions, [*mentions[1:], None]):
         gap = between[mention.end : after.start] if after is not None else "."
         verb = mention.word.key == "add" and mention.number is None and re.fullmatch(r"\s*(?:an?|the)?\s*", gap)

@@ -223,7 +223,7 @@ def _columns_below(rows: _Rows, code: RowCode, level: int) -> None:
 
 def emit_transpose(context: KernelContext, stage: Stage) -> None:
     """Move a tensor whose rows lie across memory: load along memory, transpose 128x128 blocks on the Tensor Engine, store."""
-    (id, target), source = stage.roots[0], next(iter(stage.leaves.values()))
+    (_, target), source = stage.roots[0], next(iter(stage.leaves.values()))
     dtype, out_dtype = context.dtype(source), context.dtype(target)
     lead = list(stage.lead)
     axis = max(i for i, s in enumerate(source.strides[:-1]) if s == 1)
@@ -231,7 +231,7 @@ def emit_transpose(context: KernelContext, stage: Stage) -> None:
     order = [*rest, len(lead), axis]
     along = source.transpose(order)  # [rest..., rows of memory, contiguous axis]
     back = target.transpose([*rest, axis, len(lead)])  # [rest..., contiguous axis, rows of memory]
-    nest = Nest(tuple(lead[i] for i in rest) + (1,), ())
+    nest = Nest((*(lead[i] for i in rest), 1), ())
     section = context.body
     for i, n in enumerate(nest.batch):
         if n > 1:

@@ -7,6 +7,7 @@ host but its own namespace; the result is plain JSON.
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 import sys
 import types
@@ -189,8 +190,8 @@ class Symbol(NDArrayOperatorsMixin):
     def __getitem__(self, key: Any) -> Symbol:
         keys = list(key) if isinstance(key, tuple) else [key]
         given = sum(k is not None and k is not Ellipsis for k in keys)
-        if Ellipsis in keys:
-            at = keys.index(Ellipsis)
+        at = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
+        if at is not None:
             keys[at : at + 1] = [slice(None)] * (self.ndim - given)
         else:
             keys += [slice(None)] * (self.ndim - given)
@@ -447,7 +448,7 @@ def _split(b: Builder, x: Any, sections: Any, axis: int = 0) -> list[Symbol]:
         edges = [0, *(int(s) for s in sections), n]
     key: list[Any] = [slice(None)] * x.ndim
     parts = []
-    for low, high in zip(edges, edges[1:]):
+    for low, high in itertools.pairwise(edges):
         key[axis] = slice(low, high)
         parts.append(x[tuple(key)])
     return parts
@@ -606,7 +607,7 @@ def trace_reference(source: str, function: str, specs: Sequence[Mapping[str, Any
         raise
     except RecursionError as error:
         raise BeyondOffline("the reference recurses too deeply to trace") from error
-    except Exception as error:  # noqa: BLE001 - the reference is foreign code: whatever it raises is its own fault
+    except Exception as error:
         raise ValueError(f"the reference failed on these shapes: {type(error).__name__}: {error}") from error
     returns_tuple = isinstance(result, tuple | list)
     results = list(result) if returns_tuple else [result]

@@ -1,0 +1,169 @@
+"""Requests in words become tasks; what is wrong with one is said in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tools.generate.specify import parse_request, revise, task_from_reference
+from tools.task import Task
+from tools.task_errors import RequestError
+
+
+def shapes(task: Task) -> dict[str, tuple[int, ...]]:
+    """Input shapes by name."""
+    return {i.name: i.shape for i in task.inputs}
+
+
+def result(task: Task, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The reference's result on normal numbers, and the inputs."""
+    rng = np.random.default_rng(seed)
+    data = [rng.standard_normal(i.shape).astype(np.float32) for i in task.inputs]
+    namespace: dict[str, object] = {}
+    exec(task.reference.source, namespace)
+    return namespace[task.reference.function](*data), data  # type: ignore[operator]
+
+
+def test_the_main_request() -> None:
+    task = parse_request("fused RMSNorm and matmul, x 4096x1024 by w 1024x2048, bfloat16, trn2, reach 50% of roofline")
+    assert shapes(task) == {"x": (4096, 1024), "w": (1024, 2048)}
+    assert {i.dtype for i in task.inputs} == {"bfloat16"}
+    assert (task.name, task.target, str(task.goal)) == ("rmsnorm-matmul", "trn2", "roofline>=0.5")
+    assert "bfloat16" in task.tolerance.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("softmax of a 300x1000 float32 matrix", "softmax", {"x": (300, 1000)}),
+        ("layer norm followed by gelu, x: [512, 1024], bf16", "layernorm-gelu", {"x": (512, 1024)}),
+        ("gelu of a matmul of x (64, 32) and w (32, 48)", "matmul-gelu", {"x": (64, 32), "w": (32, 48)}),
+        ("matmul then bias then relu: x 300x200, w 200x130", "matmul-bias-relu", {"x": (300, 200), "w": (200, 130), "b": (130,)}),
+        ("512x1024x2048 gemm", "matmul", {"x": (512, 1024), "w": (1024, 2048)}),
+        ("matmul 300x200 by 200x100, then add residual 300x100", "matmul-residual", {"x": (300, 200), "w": (200, 100), "residual": (300, 100)}),
+        ("row sum of x 4096 by 1024", "row-sum", {"x": (4096, 1024)}),
+        ("row-wise max over 300 rows and 20 columns", "row-max", {"x": (300, 20)}),
+        ("elementwise add of two 1024 by 2048 tensors", "add", {"x": (1024, 2048), "y": (1024, 2048)}),
+        ("linear layer 1024 -> 4096 for 300 rows with bias and relu", "matmul-bias-relu", {"x": (300, 1024), "w": (1024, 4096), "b": (4096,)}),
+        ("rmsnorm with gain g 1024 over x 4096x1024", "rmsnorm", {"x": (4096, 1024), "g": (1024,)}),
+        ("scale by 0.125 then softmax, 64 rows, 200 columns", "scale-softmax", {"x": (64, 200)}),
+        ("x 4k x 1k by w 1k x 2k matmul", "matmul", {"x": (4096, 1024), "w": (1024, 2048)}),
+        ("mean and variance of each row, x 100x200", "row-mean-row-var", {"x": (100, 200)}),
+        ("attention over q 8x256x64, k 8x256x64, v 8x256x64", "attention", {"q": (8, 256, 64), "k": (8, 256, 64), "v": (8, 256, 64)}),
+    ],
+)  # fmt: skip
+def test_phrasings(text: str, name: str, expected: dict[str, tuple[int, ...]]) -> None:
+    task = parse_request(text)
+    assert task.name == name
+    assert shapes(task) == expected
+    out, _ = result(task) if max(np.prod(i.shape) for i in task.inputs) < 500_000 else (np.zeros(1), [])
+    parts = out if isinstance(out, tuple) else (out,)
+    assert all(np.isfinite(p).all() for p in parts)
+
+
+def test_references_compute_what_the_words_say() -> None:
+    out, (x, w) = result(parse_request("x 30x20 by w transposed 13x20 matmul, then softmax"))
+    scores = x @ w.T
+    exps = np.exp(scores - scores.max(-1, keepdims=True))
+    np.testing.assert_allclose(out, exps / exps.sum(-1, keepdims=True), rtol=1e-5)
+    out, (x,) = result(parse_request("multiply x 10x20 by 3"))
+    np.testing.assert_allclose(out, 3 * x, rtol=1e-6)
+    out, (x, w, b) = result(parse_request("compute relu(x @ w + b) * 2 with x 30x20, w 20x10, b 10"))
+    np.testing.assert_allclose(out, 2 * np.maximum(x @ w + b, 0), rtol=1e-4, atol=1e-5)
+    out, (x, r, w) = result(parse_request("fuse residual add, layernorm and matmul: x [6, 5], residual [6, 5], w [5, 4]"))
+    s = x + r
+    normed = (s - s.mean(-1, keepdims=True)) / np.sqrt(s.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(out, normed @ w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "goal"),
+    [
+        ("reach 50% of roofline", "roofline>=0.5"), ("roofline >= 0.6", "roofline>=0.6"), ("at least half the roofline", "roofline>=0.5"),
+        ("under 120 us", "latency<=120us"), ("in 0.2 ms", "latency<=200us"), ("latency <= 90 µs", "latency<=90us"),
+        ("twice as fast", "speedup>=2"), ("1.5x faster", "speedup>=1.5"), ("speed-up of 3", "speedup>=3"), ("", "correct"),
+    ],
+)  # fmt: skip
+def test_goals(text: str, goal: str) -> None:
+    assert str(parse_request(f"softmax x 64x64, {text}").goal) == goal
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("hello world 3x4", "names no operation"),
+        ("", "empty"),
+        ("relu", "no shape is given"),
+        ("matmul 3x4", "second matrix"),
+        ("softmax 3x4 on trn9", "unknown target 'trn9'"),
+        ("softmax 3x4 for h100", "unknown target 'h100'"),
+        ("matmul x 300x200 by w 128x64", "contradict each other.*200 and 128"),
+        ("softmax x 300x20 for 400 rows", "400 rows contradict"),
+        ("softmax 4x0", "size of 0"),
+        ("softmax 3x4 float64", "float64 isn't offered"),
+        ("conv2d of x 3x4x5x6", "don't cover 'conv2d'"),
+        ("softmax x 3x4, z 5x6", "z 5x6 isn't used"),
+        ("compute gelu(x @ w) with x 3x4, w 5x6", "contradict each other"),
+        ("softmax 3x4 for trn1 and trn2", "two targets"),
+        ("reach 150% of the roofline, softmax 3x4", "at most 100"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_sentence(text: str, says: str) -> None:
+    with pytest.raises(RequestError, match=says) as caught:
+        parse_request(text)
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(m=st.integers(1, 5000), k=st.integers(1, 5000), n=st.integers(1, 5000), form=st.integers(0, 3))
+def test_any_sizes_are_read(m: int, k: int, n: int, form: int) -> None:
+    text = [
+        f"matmul of x {m}x{k} and w {k}x{n}", f"x: [{m}, {k}] times w: ({k}, {n}), a matmul", f"gemm {m} x {k} by {k} x {n}",
+        f"multiply matrices: matmul, x is {m} by {k}, w is {k} by {n}, bf16",
+    ][form]  # fmt: skip
+    assert list(shapes(parse_request(text)).values()) == [(m, k), (k, n)]
+
+
+def test_follow_ups_keep_the_context() -> None:
+    task = parse_request("fused RMSNorm and matmul, x 4096x1024 by w 1024x2048, bfloat16, trn2")
+    assert revise(task, "why is the Vector Engine the bottleneck?") is None
+    moved = revise(task, "now for trn3")
+    assert moved is not None
+    assert moved.target == "trn3"
+    fewer = revise(moved, "make it work for 300 rows")
+    assert fewer is not None
+    assert shapes(fewer) == {"x": (300, 1024), "w": (1024, 2048)}
+    assert fewer.target == "trn3"
+    wide = revise(task, "in float32")
+    assert wide is not None
+    assert wide.tolerance.rel_l2 < task.tolerance.rel_l2
+    grown = revise(task, "then add a gelu")
+    assert grown is not None
+    assert grown.name == "rmsnorm-matmul-gelu"
+    faster = revise(task, "reach 80% of the roofline")
+    assert faster is not None
+    assert str(faster.goal) == "roofline>=0.8"
+    with pytest.raises(RequestError, match="contradict"):
+        revise(task, "w 512x512")
+
+
+def test_a_numpy_file_is_a_specification(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text('import numpy as np\ndef norm(x, g):\n    """x: [64, 32] and g [32], bfloat16"""\n    return x * g\n')
+    assert shapes(task_from_reference(file, "norm")) == {"x": (64, 32), "g": (32,)}
+    task = task_from_reference(file, "norm", "x 128x16, g 16, float32, trn1, under 50 us")
+    assert shapes(task) == {"x": (128, 16), "g": (16,)}
+    assert (task.target, str(task.goal), task.reference.origin) == ("trn1", "latency<=50us", "file")
+    with pytest.raises(RequestError, match="no function 'other'"):
+        task_from_reference(file, "other")
+    with pytest.raises(RequestError, match="can't be read"):
+        task_from_reference(tmp_path / "none.py", "norm")
+    file.write_text("def norm(x, g): return x * g\n")
+    with pytest.raises(RequestError, match="no shape is known for 'g'"):
+        task_from_reference(file, "norm", "x 3x4")
