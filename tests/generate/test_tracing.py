@@ -89,7 +89,7 @@ def test_a_reference_that_fails_carries_its_own_error() -> None:
         graph_of("def f(x): return x * (1 // 0)", (4, 5))
     with pytest.raises(ValueError, match="defines no function"):
         graph_of("def g(x): return x", (4, 5))
-    with pytest.raises(ValueError, match="inner|!="):
+    with pytest.raises(ValueError, match="!="):
         graph_of("def f(x, y): return x @ y", (4, 5), (4, 5))
 
 

@@ -143,6 +143,10 @@ def read(text: str) -> Request:
     rest = _read_tensors(found, rest)
     found.words = rest
     found.mentions = _without_tensor_names(_read_mentions(rest), found.tensors)
+    matrices = sum(len(t.shape) >= 2 for t in found.tensors)
+    products = [m for m in found.mentions if m.word.key == "matmul"]
+    if len(products) > max(1, matrices - 1):  # the same product under two names
+        found.mentions = [m for m in found.mentions if m not in products[1:]]
     if all(m.word.arity == "reduce" for m in found.mentions) and not found.expression:
         found.mentions = sorted([*found.mentions, *_bare_reductions(_blank_mentions(rest, found.mentions))], key=lambda m: m.start)
     return found

@@ -48,7 +48,7 @@ WORDS: tuple[Word, ...] = (
     _word("softmax", "unary", r"soft[\s_-]?max"),
     _word("attention", "attention", r"(?:scaled[\s-]dot[\s-]product[\s-])?(?:self[\s-])?attention"),
     _word("swiglu", "gated", r"(?:swi[\s-]?glu)(?: (?:mlp|ffn|block|feed[- ]forward))?"),
-    _word("matmul", "matmul", r"(?:mat[\s_-]?mul(?:s|tiply)?|matrix[\s-]+(?:matrix[\s-]+)?(?:multipl\w+|product)|gemm|mm|linear(?: layer| projection)?|dense(?: layer)?|(?:fully[- ]connected(?: layer)?)|projection|matrix[\s-]vector product|gemv)"),
+    _word("matmul", "matmul", r"(?:multiply (?:the |two )?matrices|mat[\s_-]?mul(?:s|tiply)?|matrix[\s-]+(?:matrix[\s-]+)?(?:multipl\w+|product)|gemm|mm|linear(?: layer| projection)?|dense(?: layer)?|(?:fully[- ]connected(?: layer)?)|projection|matrix[\s-]vector product|gemv)"),
     _word("column_sum", "reduce", rf"(?:column[- ]?(?:wise )?sums?|sums?\s+(?:over|along|of|across)\s+(?:the\s+)?{_COLUMN})"),
     _reduction("sum", r"sums?"),
     _reduction("mean", r"(?:mean|average)s?"),
