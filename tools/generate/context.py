@@ -188,4 +188,11 @@ def load_shared(
         f"[{step}, {width}]]{extra}))"
     )
     code.outer_bytes += width * 4
+    if code.schedule.shared == "psum" and not column and code.psum_columns + width <= 4096 and not code.stage.matmuls:
+        near = code.names.unique(f"{name}_psum")
+        code.outer.line(f"{near} = nl.ndarray(({code.full_rows}, {width}), dtype=nl.float32, buffer=nl.psum)")
+        code.outer.line(f"nisa.tensor_copy(dst={near}, src={name})")
+        code.psum_columns += -(-width // 512) * 512
+        code.tiles[id] = Tile(near, "float32", False, outer=True, psum=True)
+        return
     code.tiles[id] = Tile(name, dtype, column, outer=True)

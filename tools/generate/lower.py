@@ -142,8 +142,12 @@ class RowCode:
         self.placed: dict[int, Tile] = {}
         self.partial: dict[int, tuple[str, str]] = {}
         self.dtypes: dict[int, str] = {}
+        types = {plan.tensors[target.tensor].dtype for _, target in stage.roots}
+        narrow = schedule.intermediates == "storage" and len(types) == 1
+        self.narrow = types.pop() if narrow and types <= {"bfloat16", "float16"} else ""
         self.outer_bytes = 0
         self.loop_bytes = 0
+        self.psum_columns = 0
         self.hoisting = False
         self.allowed: Callable[[int], bool] = lambda id: True
         self.moments: dict[int, tuple[int, int]] = {}
@@ -272,6 +276,13 @@ class RowCode:
         tile = Tile(name, dtype, column, extent, self.hoisting)
         self.tiles[id] = tile
         return tile
+
+    def _may_be_narrow(self, id: int) -> bool:
+        """Whether node `id` may be kept in the output's two-byte type: only products read it, and sums made beside it."""
+        if not self.narrow or id in self.roots or id not in self.region:
+            return False
+        users = [self.graph[i] for i in self.region if id in self.graph[i].inputs]
+        return bool(users) and all(u.op == "multiply" or (u.op == "reduce" and u.attrs["kind"] == "add") for u in users)
 
     def text(self, tile: Tile) -> str:
         """How an instruction at the current extent refers to `tile`."""
@@ -441,6 +452,15 @@ class RowCode:
         if columns.count(True) != 1:
             return None
         return columns.index(False), columns.index(True)
+
+    def scale_ahead(self, id: int) -> None:
+        """Make the helpers of a per-row number early: its negative, where it is going to be subtracted."""
+        for i in self.region:
+            node = self.graph[i]
+            if node.op == "subtract" and node.inputs[1] == id and self.fusable(i) and not self.is_column(i):
+                users = [self.graph[u] for u in self.region if i in self.graph[u].inputs]
+                if all(u.op in UNARY for u in users):
+                    self._scaled_column(id, -1.0)
 
     def _scaled_column(self, id: int, factor: float) -> Operand:
         """A per-row number (or constant) times a constant."""

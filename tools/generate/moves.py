@@ -39,6 +39,8 @@ class Space:
             k: facts(context, s) for k, s in enumerate(plan.stages) if s.kind == "matmul"
         }
         graph = plan.graph
+        self.narrow = any(t.role == "output" and t.dtype in ("bfloat16", "float16") for t in plan.tensors.values())
+        self.shared = any(len([n for n in v.shape if n > 1]) == 1 for s in plan.stages for v in s.leaves.values())
         self.moments = any(n.op == "subtract" for n in graph) and any(n.op == "square" for n in graph)
         self.roots_of_rows = any(n.op in ("rsqrt", "sqrt") for n in graph)
 
@@ -81,6 +83,9 @@ class Space:
             if free < width:
                 yield replace(choice, free_tile=free), f"Worked on windows of {free} columns, so that loads, compute and stores overlap"
         yield from self._engine_moves(choice)
+        if any(graph[i].op == "reduce" for i in stage.region):
+            ahead = "Reduced the next rows before finishing the current ones, so that the engines don't take turns"
+            yield replace(choice, ahead=not choice.ahead), ahead if not choice.ahead else "Finished each tile of rows before the next"
         if stage.kind == "rows" and choice.flatten:
             yield replace(choice, flatten=False), "Kept the tensor's own rows instead of re-cutting it into 128"
         elif stage.kind == "rows":
@@ -92,6 +97,16 @@ class Space:
             if group != choice.engines:
                 names = " and ".join(e.title() for e in group)
                 yield replace(choice, engines=group), f"Shared element-wise work between the {names} Engine{'s' if len(group) > 1 else ''}"
+        if self.narrow:
+            if choice.intermediates == "float32":
+                yield replace(choice, intermediates="storage"), "Kept products on the way in the two-byte output type, which the Vector Engine streams faster"
+            else:
+                yield replace(choice, intermediates="float32"), "Kept intermediates in float32"
+        if self.shared:
+            if choice.shared == "sbuf":
+                yield replace(choice, shared="psum"), "Kept shared rows in PSUM, from where the Vector Engine streams them beside an SBUF operand"
+            else:
+                yield replace(choice, shared="sbuf"), "Kept shared rows in SBUF"
         if self.moments:
             if choice.statistics == "sums":
                 yield replace(choice, statistics="bn_stats"), "Took mean and variance in one pass with bn_stats"

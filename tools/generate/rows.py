@@ -85,7 +85,11 @@ def _emit(context: KernelContext, stage: Stage, schedule: RowSchedule) -> None:
         section = section.block(f"for b{i} in range({n}):")
     outer = section.section()
     full, tail = ("P", nest.rows % 128 != 0) if nest.rows > 128 else (str(nest.rows), False)
-    if nest.rows > 128:
+    first = [i for i in sorted(stage.region) if rows.level[i] == 1]
+    ahead = schedule.ahead and nest.rows > 128 and not rows.free and any(context.plan.graph[i].op == "reduce" for i in first)
+    if ahead:
+        body = section.section()
+    elif nest.rows > 128:
         body = section.block(f"for r0 in range(0, {nest.rows}, P):")
         if tail:
             body.line(f"rows = min(P, {nest.rows} - r0)")
@@ -104,10 +108,46 @@ def _emit(context: KernelContext, stage: Stage, schedule: RowSchedule) -> None:
             code.dtypes[id] = context.dtype(target)
     if rows.free:
         _emit_windows(rows, code, row)
+    elif ahead:
+        _emit_ahead(rows, code, section, row, first)
     else:
         for k, (id, target) in enumerate(stage.roots):
             store(context, code, id, rows.access(root_key(k), target), context.dtype(target), row, ":")
     context.note_sbuf(code.outer_bytes + 2 * code.loop_bytes)
+
+
+def _emit_ahead(rows: _Rows, code: RowCode, section: Section, row: str, first: list[int]) -> None:
+    """The first reductions of the next rows run while the current rows are finished, so that engines don't take turns."""
+    context, count = rows.context, -(-rows.nest.rows // 128)
+    graph = context.plan.graph
+    ready = context.names.unique("ready")
+    section.line(f"{ready} = []")
+    loop = section.block(f"for step in range({count} + 1):")
+    phases = (loop.block(f"if step < {count}:"), loop.section())
+    code.body = early = phases[0]
+    early.line("r0 = step * P")
+    if code.ragged:
+        early.line(f"rows = min(P, {rows.nest.rows} - r0)")
+    for i in first:
+        if graph[i].op == "reduce" or (code.is_column(i) and i not in code.roots):
+            code.emit(i)
+    for i in list(code.tiles):
+        if code.tiles[i].column and not code.tiles[i].outer:
+            code.scale_ahead(i)
+    done = set(code.tiles)
+    kept = [
+        t.name.split("[")[0] for i, t in code.tiles.items()
+        if not t.outer and (i in code.roots or any(i in graph[u].inputs and u not in done for u in code.region))
+    ]  # fmt: skip
+    carried = list(dict.fromkeys([*kept, *(v for k, v in code.named.items() if "*" in k)]))
+    early.line(f"{ready}.append(({', '.join(carried)},))")
+    code.body = late = phases[1].block("if step > 0:")
+    late.line("r0 = (step - 1) * P")
+    if code.ragged:
+        late.line(f"rows = min(P, {rows.nest.rows} - r0)")
+    late.line(f"({', '.join(carried)},) = {ready}[step - 1]")
+    for k, (id, target) in enumerate(rows.stage.roots):
+        store(context, code, id, rows.access(root_key(k), target), context.dtype(target), row, ":")
 
 
 def _load(rows: _Rows, code: RowCode, id: int, row: str) -> None:

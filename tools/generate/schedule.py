@@ -19,6 +19,11 @@ class RowSchedule:
         statistics: `sums` adds up x and x*x; `bn_stats` takes mean and variance in one pass.
         rsqrt: engine for per-row square roots; `vector` avoids an activation-table switch.
         flatten: re-cut purely element-wise work into 128 long rows.
+        ahead: reduce the next rows before finishing the current ones.
+        intermediates: `storage` keeps products on the way in the output's two-byte type, which the Vector Engine streams
+            faster; sums stay in float32.
+        shared: where rows that all partitions share (gains, biases) are kept; the Vector Engine streams an SBUF and a PSUM
+            operand together at twice the rate of two float32 SBUF operands.
     """
 
     free_tile: int = 0
@@ -26,6 +31,9 @@ class RowSchedule:
     statistics: Literal["sums", "bn_stats"] = "sums"
     rsqrt: Literal["scalar", "vector"] = "scalar"
     flatten: bool = True
+    ahead: bool = False
+    intermediates: Literal["float32", "storage"] = "float32"
+    shared: Literal["sbuf", "psum"] = "sbuf"
 
 
 @dataclass(frozen=True, slots=True)
