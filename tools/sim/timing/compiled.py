@@ -44,6 +44,7 @@ def play(streams: Streams) -> Times:
     """Times of every instruction of `streams`; needs numba."""
     n = len(streams.lane)
     floats = [np.zeros(n) for _ in range(6)]
+    floats[0][:] = np.nan
     ints = [np.zeros(n, np.int64), np.full(n, -1, np.int64)]
     _compiled()(
         streams.lane, streams.sequence, streams.position, streams.offsets, streams.windows, streams.pointer,

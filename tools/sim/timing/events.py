@@ -84,7 +84,7 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What the event loop found, arrays [n] as in `Timeline`."""
+    """What the event loop found, arrays [n] as in `Timeline`; `start` is NaN where an instruction never ran."""
 
     start: Floats
     issue: Floats
@@ -120,7 +120,7 @@ def play(streams: Streams) -> Times:
     stacks = streams.cores_per_stack
 
     ready, who, cause = [0.0] * n, [-1] * n, [0] * n
-    start_at, issue_at, end_at = [0.0] * n, [0.0] * n, [0.0] * n
+    start_at, issue_at, end_at = [float("nan")] * n, [0.0] * n, [0.0] * n
     data_start, data_end = [0.0] * n, [0.0] * n
     wait, idle = [0] * n, [0.0] * n
     issued = bytearray(n)

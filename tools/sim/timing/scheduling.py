@@ -44,6 +44,9 @@ def schedule(trace: Trace, machine: Machine, options: TimingOptions | None = Non
     lane, lanes = lanes_of(trace, machine, cost)
     streams = prepare(trace, machine, options, model, cost, edges, lane, lanes)
     times = compiled.play(streams) if compiled.wanted(len(trace)) else play(streams)
+    if np.isnan(times.start).any():
+        stuck = int(np.flatnonzero(np.isnan(times.start))[0])
+        raise ValueError(f"instruction {stuck} of the trace never becomes ready: its waits form a cycle")
     return Timeline(
         times.start, times.issue, times.end, times.data_start, times.data_end, times.wait, times.who, times.idle,
         lane, lanes, cost, float(times.end.max()) if len(trace) else 0.0, model.name,
@@ -67,11 +70,13 @@ def lanes_of(trace: Trace, machine: Machine, cost: Costs) -> tuple[Ints, int]:
 
 
 def _needed(cost: Costs, edges: Edges, placed: NDArray[np.bool_]) -> Ints:
-    """Order in which the compiler issues: program order, but each DMA that it places just before its first reader."""
+    """Order in which the compiler issues: program order, but each DMA that it places just before who waits for it.
+
+    (order, index) grows along every edge, so lanes that follow it can't block each other.
+    """
     n = len(cost.is_dma)
     first = np.full(n, n)
-    read = edges.kind == Edge.RESULT
-    np.minimum.at(first, edges.before[read], edges.after[read])
+    np.minimum.at(first, edges.before, edges.after)
     rank = np.arange(n)
     moved = placed & cost.is_dma & (first < n)
     rank[moved] = first[moved]
