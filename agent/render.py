@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.status import Status
@@ -56,7 +57,7 @@ class Progress:
             # Held until something follows: a refused request needs no more than its one sentence.
             self._held = event
             return
-        if event_line(event) is None:
+        if eventLine(event) is None:
             return
         if self._held is not None:
             self._print(self._held)
@@ -64,11 +65,21 @@ class Progress:
         self._print(event)
 
     def _print(self, event: Event) -> None:
-        line = event_line(event)
-        if line is not None:
-            stamp = Text(f"{event.seconds:7.1f}s  ", style="dim")
-            # On a pipe a line is one line; on a terminal it folds at the window's edge.
-            self._console.print(stamp + line, soft_wrap=not self._console.is_terminal, highlight=False)
+        line = eventLine(event)
+        if line is None:
+            return
+        stamp = f"{event.seconds:7.1f}s"
+        if not self._console.is_terminal:
+            # On a pipe a line is one line.
+            text = f"{stamp}  {line.label:<9}{line.text}"
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+            return
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(style="dim", no_wrap=True)
+        row.add_column(style="cyan", no_wrap=True, min_width=8)
+        row.add_column(ratio=1)
+        row.add_row(stamp, line.label, Text(line.text, style=line.style))
+        self._console.print(row, highlight=False)
 
     def stop(self) -> None:
         """Take the spinner away."""
@@ -86,40 +97,44 @@ class Progress:
             self._status.update(text)
 
 
-def event_line(event: Event) -> Text | None:
+class Line(NamedTuple):
+    """An event for a person."""
+
+    label: str
+    text: str
+    style: str = ""
+
+
+def eventLine(event: Event) -> Line | None:
     """An event in one line; None when a person needs no line for it."""
     if isinstance(event, RunStarted):
         model = f" ({event.model})" if event.model else ""
         again = "goes on" if event.resumed else "starts"
-        return _line("run", f"{event.run_id} {again}, policy {event.policy}{model}")
+        return Line("run", f"{event.run_id} {again}, policy {event.policy}{model}")
     if isinstance(event, TaskSpecified):
         inputs = ", ".join(event.inputs)
-        return _line("task", f"{event.name}: {inputs}; {event.target}, goal {event.goal}")
+        return Line("task", f"{event.name}: {inputs}; {event.target}, goal {event.goal}")
     if isinstance(event, CandidateDrafted):
-        return _line(f"write {event.number}", event.change)
+        return Line(f"write {event.number}", event.change)
     if isinstance(event, CandidateChecked):
         return _checked(event)
     if isinstance(event, Decided):
-        return _line("decide", f"{event.next}: {event.reason}", style="dim")
+        return Line("decide", f"{event.next}: {event.reason}", style="dim")
     if isinstance(event, ModelText):
-        return _line("model", event.text, style="dim")
+        return Line("model", event.text, style="dim")
     if isinstance(event, ToolCalled):
-        return _line("tool", f"{event.name}: {event.summary}", style="dim" if event.ok else "yellow")
+        return Line("tool", f"{event.name}: {event.summary}", style="dim" if event.ok else "yellow")
     if isinstance(event, ModelRetried):
-        return _line("retry", f"in {event.wait_seconds:.1f} s: {event.reason}", style="yellow")
+        return Line("retry", f"in {event.wait_seconds:.1f} s: {event.reason}", style="yellow")
     if isinstance(event, Noted):
-        return _line("note", event.text, style="yellow")
+        return Line("note", event.text, style="yellow")
     return None
 
 
-def _line(label: str, text: str, style: str = "") -> Text:
-    return Text(f"{label:<9}", style="cyan") + Text(text, style=style)
-
-
-def _checked(event: CandidateChecked) -> Text:
+def _checked(event: CandidateChecked) -> Line:
     label = f"check {event.number}"
     if not event.correct:
-        return _line(label, f"not correct: {event.problem or event.failure}", style="red")
+        return Line(label, f"not correct: {event.problem or event.failure}", style="red")
     parts = ["correct"]
     if event.max_rel_error is not None:
         parts.append(f"max rel error {event.max_rel_error:.1e}")
@@ -127,7 +142,7 @@ def _checked(event: CandidateChecked) -> Text:
         parts.append(f"{microseconds(event.latency_us)} simulated")
     if event.roofline_fraction is not None:
         parts.append(f"{event.roofline_fraction:.1%} of roofline")
-    return _line(label, ", ".join(parts) + (", best so far" if event.best else ""), "green" if event.best else "")
+    return Line(label, ", ".join(parts) + (", best so far" if event.best else ""), "green" if event.best else "")
 
 
 def microseconds(value: float) -> str:
@@ -138,10 +153,12 @@ def microseconds(value: float) -> str:
 def show_report(console: Console, report: Report) -> None:
     """The kernel, the evidence, the time by engine, the changes, the limits."""
     if report.kernel:
-        title = "Kernel" if report.correct else "Last attempt (not correct)"
+        title = (
+            "Kernel" if report.correct else f"Last attempt ({'not correct' if report.model_version else 'not judged'})"
+        )
         console.print(heading(title))
         if console.is_terminal:
-            console.print(Syntax(report.kernel.rstrip(), "python", background_color="default"))
+            console.print(Syntax(report.kernel.rstrip(), "python", background_color="default", word_wrap=True))
         else:
             console.print(report.kernel.rstrip(), soft_wrap=True, highlight=False, markup=False)
     console.print()
@@ -184,7 +201,7 @@ def _result(report: Report) -> Table:
     if report.latency_us is not None and report.roofline_us is not None and report.roofline_fraction is not None:
         table.add_row(
             "Latency",
-            f"{microseconds(report.latency_us)} simulated on {report.target} ({report.model_version}); "
+            f"{microseconds(report.latency_us)} simulated on {report.target} (timing model {report.model_version}); "
             f"{report.bound} bound, bottleneck {report.bottleneck}",
         )
         table.add_row("Roofline", f"{microseconds(report.roofline_us)}, {report.roofline_fraction:.1%} reached")
@@ -234,7 +251,9 @@ def _changes(report: Report) -> Table:
     table.add_column(ratio=1)
     before: CandidateSummary | None = None
     for change in report.changes:
-        result = microseconds(change.latency_us) if change.latency_us is not None else "wrong"
+        result = microseconds(change.latency_us) if change.latency_us is not None else ""
+        if not change.correct:
+            result = "not judged" if change.problem == "not judged" else "not correct"
         gain = ""
         if before is not None and before.latency_us and change.latency_us:
             gain = f" ({before.latency_us / change.latency_us:.2f}x)"

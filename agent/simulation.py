@@ -186,7 +186,7 @@ def show_simulation(console: Console, request: SimulateRequest, result: Simulate
         return
     bytes_only = "" if result.correct is not None else ", bytes only"
     console.print(
-        f"\n{microseconds(performance.latency_us)} simulated on {result.target} ({result.model_version}); "
+        f"\n{microseconds(performance.latency_us)} simulated on {result.target} (timing model {result.model_version}); "
         f"{performance.roofline_fraction:.1%} of roofline ({microseconds(performance.roofline_us)}{bytes_only}); "
         f"{performance.bound} bound, bottleneck {performance.bottleneck}",
         highlight=False,

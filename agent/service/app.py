@@ -8,13 +8,14 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Header, HTTPException, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import Field, model_validator
 from sse_starlette import EventSourceResponse
 
 from agent.report import Report
@@ -23,15 +24,46 @@ from agent.service.events import stream_events
 from agent.service.limits import BodyLimit
 from agent.settings import Settings, SettingsError
 from agent.simulation import SimulateRequest, SimulateResult, run_simulation
-from agent.state import RunRequest
+from agent.state import PolicyName, RunRequest
 from agent.store import RunBusy, RunNotFound, RunRow
-from tools.task import Frozen
+from tools.task import Budget, Frozen, Target
 from tools.task_errors import RequestError
 
 _SIMULATIONS = 2
 """Kernels simulated at once; others wait."""
 
 log = logging.getLogger("kernelwright.service")
+
+
+class RunBody(Frozen):
+    """A request for a run: the command line's fields."""
+
+    request: str = Field(default="", max_length=20_000)
+    """Words: operation, shapes, type, target, goal. With a reference: shapes, type, target, goal."""
+    reference_source: str | None = Field(default=None, max_length=200_000)
+    """Python source of a NumPy function that is the specification."""
+    reference_function: str | None = Field(default=None, max_length=200)
+    """Name of that function."""
+    goal: str | None = Field(default=None, max_length=200)
+    """`roofline>=0.6`, `latency<=120us`, `speedup>=2` or `correct`."""
+    target: Target | None = None
+    policy: PolicyName = "auto"
+    model: str | None = Field(default=None, max_length=200)
+    attempts: int | None = Field(default=None, ge=1, le=10_000)
+    seconds: float | None = Field(default=None, gt=0)
+    tokens: int | None = Field(default=None, ge=0)
+    dollars: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _makes_a_request(self) -> Self:
+        self.to_request()
+        return self
+
+    def to_request(self) -> RunRequest:
+        """The same for `agent.runs`."""
+        fields = self.model_dump(exclude=set(Budget.model_fields))
+        given = {name: getattr(self, name) for name in Budget.model_fields if getattr(self, name) is not None}
+        return RunRequest(**fields, budget=Budget(**given))
 
 
 class RunAccepted(Frozen):
@@ -132,9 +164,9 @@ def _add_routes(app: FastAPI, guard: Callable[..., None]) -> None:
         return Health(version=version("kernelwright"))
 
     @app.post("/v1/runs", status_code=202, responses=_BAD | _BUSY, dependencies=guarded)
-    def create_run(asked: RunRequest, runs: RunsHere, response: Response) -> RunAccepted:
+    def create_run(asked: RunBody, runs: RunsHere, response: Response) -> RunAccepted:
         """Begin a run. A request that can't be understood is refused here when no model is needed to see it."""
-        run_id = runs.start(asked)
+        run_id = runs.start(asked.to_request())
         runs.wait_for_task(run_id)
         url = f"/v1/runs/{run_id}"
         response.headers["Location"] = url

@@ -68,7 +68,7 @@ def test_events_are_replayed_after_the_last_one_seen(client: TestClient) -> None
         ({"request": "double x", "goal": "fast"}, "roofline>=0.6"),
         ({"request": " "}, "the request is empty"),
         ({"request": "double x", "goals": "x"}, "there is no field 'goals'"),
-        ({"request": "double x", "budget": {"attempts": 0}}, "budget.attempts"),
+        ({"request": "double x", "attempts": 0}, "attempts"),
         ({"request": "double x", "reference_source": "def f(): pass"}, "a reference needs both"),
         ({"request": "double x", "policy": "psychic"}, "policy 'psychic' isn't known"),
     ],
@@ -97,6 +97,32 @@ def test_a_request_that_the_grammar_refuses_is_422(settings: Settings, make_runs
         answer = client.post("/v1/runs", json={"request": "hello"})
         assert answer.status_code == 422
         assert answer.json()["detail"].startswith("the request names no operation")
+
+
+def test_the_body_has_the_fields_of_the_command_line(client: TestClient) -> None:
+    body = {
+        "request": "double x",
+        "goal": "latency<=1us",
+        "target": "trn3",
+        "attempts": 2,
+        "seconds": 50,
+        "policy": "offline",
+    }
+    run_id = client.post("/v1/runs", json=body).json()["run_id"]
+    events = events_of(client.get(f"/v1/runs/{run_id}/events").text)
+    report = events[-1]["report"]
+    assert isinstance(report, dict)
+    assert (report["target"], report["goal"], report["attempts"]) == ("trn3", "latency<=1us", 2)
+
+
+def test_a_cancelled_run_reports_its_best(client: TestClient) -> None:
+    run_id = begin(client)
+    client.get(f"/v1/runs/{run_id}/events")
+    assert client.post(f"/v1/runs/{run_id}/cancel").status_code == 202
+    assert client.get(f"/v1/runs/{run_id}").json()["report"]["correct"] is True
+    refused = client.post(f"/v1/runs/{run_id}/resume")
+    assert refused.status_code == 422
+    assert "finished" in refused.json()["detail"]
 
 
 def test_an_unknown_run_is_404(client: TestClient) -> None:
