@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 from tools.task import Tolerance
 
 Array = NDArray[np.float64]
+PIECE = 1 << 18
+"""Elements compared at a time."""
+_TINY = float(np.finfo(np.float32).tiny)
 TILE = 128
 """Rows of a tile: the partitions of a NeuronCore (NKI guide, tiling overview)."""
 
@@ -44,24 +49,69 @@ def compare(
     Args:
         inputs: the kernel's inputs, to recognise an output that is a copy of one.
     """
-    wanted = np.asarray(want, np.float64)
-    found = np.asarray(got, np.float64)
-    if found.shape != wanted.shape:
-        raise ValueError(f"shapes {found.shape} and {wanted.shape} differ: check them before comparing values")
-    with np.errstate(all="ignore"):
-        scale = float(np.sqrt(np.mean(np.square(wanted))))
-        error = np.abs(found - wanted)
+    if got.shape != want.shape:
+        raise ValueError(f"shapes {got.shape} and {want.shape} differ: check them before comparing values")
+    scale = root_mean_square(want)
+    worst = relative = square = norm = 0.0
+    wrong = broken = False
+    for found, wanted in _pieces(got, want):
         magnitude = np.abs(wanted)
-        bad = ~(error <= tolerance.atol * scale + tolerance.rtol * magnitude)
-        broken = not np.isfinite(found).all()
-        worst = float("inf") if broken else float(error.max())
-        relative = float("inf") if broken else float((error / (magnitude + scale + np.finfo(float).tiny)).max())
-        norm = float(np.linalg.norm(wanted.reshape(-1)))
-        distance = float("inf") if broken else float(np.linalg.norm(error.reshape(-1)))
-        rel_l2 = distance / norm if norm else (0.0 if distance == 0 else float("inf"))
-    passed = not bad.any() and rel_l2 <= tolerance.rel_l2
-    detail = "" if passed else describe(found, wanted, bad, tolerance, inputs)
-    return Comparison(passed, worst, relative, rel_l2, detail)
+        with np.errstate(all="ignore"):
+            error = np.abs(found - wanted)
+            wrong |= not bool((error <= tolerance.atol * scale + tolerance.rtol * magnitude).all())
+            if not np.isfinite(error).all():
+                broken = True
+                continue
+            worst = max(worst, float(error.max()))
+            relative = max(relative, float((error / (magnitude + scale + _TINY)).max()))
+            square += float(np.square(error, dtype=np.float64).sum())
+            norm += float(np.square(wanted, dtype=np.float64).sum())
+    if broken:
+        worst = relative = rel_l2 = float("inf")
+    else:
+        rel_l2 = math.sqrt(square / norm) if norm else (0.0 if square == 0 else float("inf"))
+    passed = not wrong and rel_l2 <= tolerance.rel_l2
+    return Comparison(passed, worst, relative, rel_l2, "" if passed else _detail(got, want, tolerance, scale, inputs))
+
+
+def passes(got: NDArray[np.generic], want: NDArray[np.generic], tolerance: Tolerance) -> bool:
+    """Whether `compare` would pass; ends at the first wrong element."""
+    scale = root_mean_square(want)
+    for found, wanted in _pieces(got, want):
+        with np.errstate(all="ignore"):
+            if not (np.abs(found - wanted) <= tolerance.atol * scale + tolerance.rtol * np.abs(wanted)).all():
+                return False
+    return compare(got, want, tolerance).passed
+
+
+def root_mean_square(values: NDArray[np.generic]) -> float:
+    """Root mean square over all elements."""
+    total = sum(float(np.square(piece, dtype=np.float64).sum()) for piece, _ in _pieces(values, values))
+    return math.sqrt(total / max(values.size, 1))
+
+
+def _pieces(got: NDArray[np.generic], want: NDArray[np.generic]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Both arrays in floating point, a stretch that fits the caches at a time."""
+    one, two = got.reshape(-1), want.reshape(-1)
+    wide = (
+        np.float64 if "64" in want.dtype.name or ("32" in want.dtype.name and want.dtype.kind in "iu") else np.float32
+    )
+    for start in range(0, two.size, PIECE):
+        part = slice(start, start + PIECE)
+        yield one[part].astype(wide), two[part].astype(wide)
+
+
+def _detail(
+    got: NDArray[np.generic],
+    want: NDArray[np.generic],
+    tolerance: Tolerance,
+    scale: float,
+    inputs: Sequence[NDArray[np.generic]],
+) -> str:
+    wanted, found = np.asarray(want, np.float64), np.asarray(got, np.float64)
+    with np.errstate(all="ignore"):
+        bad = ~(np.abs(found - wanted) <= tolerance.atol * scale + tolerance.rtol * np.abs(wanted))
+        return describe(found, wanted, bad, tolerance, inputs)
 
 
 def describe(

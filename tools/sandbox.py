@@ -339,8 +339,8 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             return
         self._shut()
-        job_read, self._jobs = os.pipe()
-        self._results, result_write = os.pipe()
+        job_read, self._jobs = wire.pipe()
+        self._results, result_write = wire.pipe()
         self._control, control_write = os.pipe()
         self._folder = tempfile.TemporaryDirectory(prefix="kernelwright-", ignore_cleanup_errors=True)
         environment = {
@@ -348,6 +348,10 @@ class Worker:
             "LANG": "C.UTF-8",
             "HOME": self._folder.name,
             "TMPDIR": self._folder.name,
+            # Tiles are small: more threads cost more than they bring, above all on a busy machine.
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
         }
         environment.update({k: os.environ[k] for k in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if k in os.environ})
         ends = (job_read, result_write, control_write)

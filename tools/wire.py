@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import os
@@ -65,6 +67,16 @@ def storage_type(name: str) -> np.dtype[Any]:
     if found is None:
         raise WireError(f"arrays of type {name!r} can't be sent; use one of {', '.join(sorted(_KINDS))}")
     return found
+
+
+def pipe() -> tuple[int, int]:
+    """A pipe, (read end, write end), with as large a buffer as the system gives."""
+    ends = os.pipe()
+    resize = getattr(fcntl, "F_SETPIPE_SZ", None)
+    if resize is not None:
+        with contextlib.suppress(PermissionError, OSError):
+            fcntl.fcntl(ends[1], resize, 1 << 20)
+    return ends
 
 
 def send(fd: int, header: dict[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> None:
