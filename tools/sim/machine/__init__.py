@@ -50,6 +50,7 @@ class Machine:
     gpsimd_ghz: float
     tensor_min_interval_cycles: float
     tensor_interval_overhead_cycles: float
+    tensor_fp32_instructions: int
     tensor_pipeline_ns: float
     tensor_fp32_passes: float
     tensor_onezero_gain: float
@@ -66,6 +67,7 @@ class Machine:
     vector_latency_cycles: float
     vector_operand_cycles: float
     vector_fast_copy: float
+    vector_two_tensor_passes: float
     vector_reciprocal_passes: float
     scalar_min_cycles: float
     scalar_overhead_cycles: float
@@ -89,6 +91,7 @@ class Machine:
     dma_trigger_ns: float
     dma_gpsimd_trigger_ns: float
     dma_software_row_ns: float
+    dma_packet_bytes: int
     dma_start_ns: float
     dma_completion_ns: float
     dma_floor_ns: float

@@ -58,11 +58,13 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
     "gpsimd_ghz": _each("GHz", "documented", _ARCH, 1.4, 1.2, 1.2),
     # --- Tensor Engine
     "tensor_min_interval_cycles": _same(64, "cycles", "documented", f"{_PERF}: MM_INIT_LATENCY"),
-    "tensor_interval_overhead_cycles": _same(
-        10,
-        "cycles",
-        "measured",
-        "2048 back-to-back 128x128x512 bf16 matmuls on trn2: 217.3 ns each = 512 + 10 cycles",
+    "tensor_interval_overhead_cycles": (
+        Fact(74, "cycles", "fitted", "trn1 matmul kernels: time per 128x128x512 product over the streaming time"),
+        Fact(10, "cycles", "measured", "2048 back-to-back 128x128x512 bf16 matmuls on trn2: 217.3 ns = 512 + 10"),
+        Fact(10, "cycles", "measured", "NC-v3's value, none published"),
+    ),
+    "tensor_fp32_instructions": _each(
+        "count", "measured", f"{_TRACE}: an fp32 matmul is two instructions on trn2; four passes on trn1", 4, 2, 2
     ),
     "tensor_pipeline_ns": _each(
         "ns",
@@ -119,6 +121,14 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         "cycles", "measured", f"{_TRACE}: tensor_scalar with a per-partition operand lasts 66 cycles longer", 0, 66, 66
     ),
     "vector_fast_copy": _each("ratio", "documented", f"{_ARCH}: 2x and 4x performance modes, NC-v3 and later", 1, 4, 4),
+    "vector_two_tensor_passes": _each(
+        "ratio",
+        "measured",
+        f"{_OLD_ISA}: 2N on NC-v2; adamw on trn2: scalar_tensor_tensor fp32 keeps Vector busy N + 160 cycles",
+        2,
+        1,
+        1,
+    ),
     "vector_reciprocal_passes": _each(
         "ratio", "measured", "silu on trn1: exp, add, reciprocal and multiply take four Vector passes in all", 1, 8, 8
     ),
@@ -197,6 +207,9 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
     "dma_gpsimd_trigger_ns": _same(37.0, "ns", "measured", f"{_TRACE}: about 37 ns on GpSimd"),
     "dma_software_row_ns": _same(
         8.0, "ns", "fitted", "GpSimd time to write one software descriptor; none is published"
+    ),
+    "dma_packet_bytes": _same(
+        4096, "bytes", "documented", "packet size of static DMAs; longer runs are cut into packets"
     ),
     "dma_start_ns": _each(
         "ns", "measured", "profiles: end of the trigger to the first packet 0.74-0.98 us", 850.0, 850.0, 850.0

@@ -113,7 +113,7 @@ def _vector(g: Group) -> Floats:
 
 def _vector2(g: Group) -> Floats:
     single = g.has(Flag.PSUM_SRC) | (g.has(Flag.HALF_IO) & g.has(Flag.CONTIGUOUS))
-    return g.free * np.where(single, 1.0, 2.0) * _stride(g)
+    return g.free * np.where(single, 1.0, g.machine.vector_two_tensor_passes) * _stride(g)
 
 
 def _vector_slow(g: Group) -> Floats:
@@ -252,7 +252,8 @@ def _engine_times(
     reduces = np.where((flags & Flag.REDUCE) != 0, m.accumulator_read_cycles, 0.0)
     issue, latency = np.zeros(len(engine)), np.zeros(len(engine))
     which = engine == Engine.TENSOR
-    issue[which] = (cycles[which] + m.tensor_interval_overhead_cycles) / m.tensor_ghz
+    several = np.where((flags & Flag.FP32) != 0, m.tensor_fp32_instructions, 1)[which]
+    issue[which] = (cycles[which] + several * m.tensor_interval_overhead_cycles) / m.tensor_ghz
     latency[which] = issue[which] + m.tensor_pipeline_ns
     which = engine == Engine.VECTOR
     pointer = np.where((flags & Flag.SCALAR_OPERAND) != 0, m.vector_operand_cycles, 0.0)[which]
@@ -327,7 +328,7 @@ def _transfers(trace: Trace, machine: Machine, law: Ints, is_dma: Bools) -> tupl
     rate = np.full(len(run), machine.dma_bytes_per_ns)
     rate = np.where(law[is_dma] == _LAW_INDEX["dma_transpose"], rate * machine.dma_transpose_share, rate)
     rate = np.where((flags & Flag.DMA_RMW) != 0, rate * machine.dma_accumulate_share, rate)
-    descriptors = moved / run
+    descriptors = moved / run * np.ceil(run / machine.dma_packet_bytes)
     used = np.maximum(last[is_dma] - first[is_dma], 1)
     work[is_dma] = np.maximum(descriptors / used, 1.0) * fixed + moved / used / rate
     hbm[is_dma] = moved * hbm_sides[is_dma]
