@@ -121,7 +121,7 @@ class BlockTensor:
 
     def __getitem__(self, key: Any) -> Any:
         if type(key) is not tuple:
-            key = (key,)
+            key = tuple(key) if isinstance(key, tuple) else (key,)
         blocks = self.blocks
         count = len(blocks)
         if len(key) < count:

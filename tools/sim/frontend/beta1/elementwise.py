@@ -192,7 +192,8 @@ def _common(a: Tile, b: Tile, name: str) -> tuple[tuple[int, ...], Tile, Tile]:
 
 def _realised(tile: Tensor) -> Tile:
     """`tile` after the instruction that makes it."""
-    assert isinstance(tile, Tile) and tile.buffer is not None
+    assert isinstance(tile, Tile)
+    assert tile.buffer is not None
     return tile
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tools.sim import context, dtypes
 from tools.sim.core import Core, common_flags
 from tools.sim.dtypes import DType
-from tools.sim.frontend.beta1.elementwise import Reduction, binary
+from tools.sim.frontend.beta1.elementwise import Reduction
 from tools.sim.frontend.beta1.index import Index
 from tools.sim.frontend.beta1.mask import Mask, _aligned, resolve
 from tools.sim.frontend.beta1.movement import (
@@ -25,11 +25,9 @@ from tools.sim.frontend.beta1.movement import (
 )
 from tools.sim.frontend.beta1.promotion import dtype_of, result_type
 from tools.sim.frontend.beta1.tile import (
-    ON_CHIP,
     PSUM_ONLY,
     SBUF_ONLY,
     Chooser,
-    PickedTile,
     Tile,
     apart,
     begin,
@@ -37,7 +35,7 @@ from tools.sim.frontend.beta1.tile import (
     is_empty,
 )
 from tools.sim.instruction import Engine, Flag
-from tools.sim.isa import control, gather, gpsimd, ops, randomness, scalar, search, select, vector
+from tools.sim.isa import control, gather, gpsimd, randomness, scalar, search, select, vector
 from tools.sim.isa import tensor as pe
 from tools.sim.isa.enums import engine as engines
 from tools.sim.isa.enums import reduce_cmd as commands
@@ -566,6 +564,36 @@ def select_reduce(
     )
 
 
+def tensor_scalar_cumulative(
+    *,
+    src: Any,
+    dst: Any,
+    op0: Any,
+    op1: Any,
+    imm0: Any,
+    imm1: Any = None,
+    reduce_cmd: Any = commands.reset_reduce,
+    mask: Any = None,
+    **kwargs: Any,
+) -> None:
+    """dst[i] = op1(op0(src[i], imm0), dst[i-1]) along the free dimensions."""
+    unknown("nisa.tensor_scalar_cumulative", kwargs)
+    begin()
+    api = "nisa.tensor_scalar_cumulative"
+    target, data = tile_of(dst, "dst", api), tile_of(src, "src", api)
+    chooser = resolve(mask, target.shape)
+    if not is_empty(chooser):
+        select.tensor_scalar_cumulative(
+            apart(target, chooser),
+            source(data, chooser),
+            op0,
+            op1,
+            _lane(imm0, chooser, "imm0", api),
+            _lane(imm1, chooser, "imm1", api),
+            reduce_cmd,
+        )
+
+
 def dropout(data: Any, prob: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     """data with elements replaced by 0 with probability `prob` (a number or a [P, 1] tile)."""
     unknown("nisa.dropout", kwargs)
@@ -808,6 +836,9 @@ def nc_matmul(
         context.unsupported(f"{api} with a mask that is no rectangle")
     rows = prod(a.shape[1:])
     shape = (rows, *(b.shape[1:] or (1,)))
+    if perf_mode is not None and str(getattr(perf_mode, "name", perf_mode)).startswith("double_row"):
+        # both operands are [K, 2, F]: the 2 belongs to the contraction
+        rows, shape = rows // 2, (rows // 2, prod(b.shape[2:]))
     out: Chooser = None
     if chooser is not None:
         if is_empty(chooser):
@@ -881,6 +912,19 @@ def _transpose(core: Core, dst: Any, data: Tile, engine: Any) -> None:
     )
 
 
+def _transpose_on_vector(dst: Any, data: Tile) -> None:
+    """nc_transpose on the Vector Engine; what is larger than its 32x32 the compiler does block by block."""
+    size = 32
+    p, f = data.shape[0], prod(data.shape[1:])
+    if max(p, f) <= size or data.ndim != 2 or context.current().options.strict:
+        pe.nc_transpose(dst, data, engines.vector)
+        return
+    for row in range(0, p, size):
+        for column in range(0, f, size):
+            down, right = min(row + size, p), min(column + size, f)
+            pe.nc_transpose(dst[column:right, row:down], data[row:down, column:right], engines.vector)
+
+
 def nc_transpose(data: Any, *, mask: Any = None, dtype: Any = None, engine: Any = None, **kwargs: Any) -> Any:
     """A tile with partition and free dimensions swapped: in PSUM from the Tensor Engine, else from the Vector Engine.
 
@@ -915,9 +959,7 @@ def nc_transpose(data: Any, *, mask: Any = None, dtype: Any = None, engine: Any 
 
         return defer(core, (f, p), kind, cast, explicit=True, chooser=turned)
     if on_vector:
-        return defer(
-            core, (f, p), tile.dtype, lambda dst: pe.nc_transpose(dst, read, engines.vector), chooser=turned
-        )
+        return defer(core, (f, p), tile.dtype, lambda dst: _transpose_on_vector(dst, read), chooser=turned)
     return defer(
         core,
         (f, p),
@@ -972,6 +1014,7 @@ INSTRUCTIONS: dict[str, Any] = {
         tensor_partition_reduce,
         tensor_reduce,
         tensor_scalar,
+        tensor_scalar_cumulative,
         tensor_scalar_reduce,
         tensor_tensor,
         tensor_tensor_scan,

@@ -92,7 +92,7 @@ class FloatInfo:
     """`nl.finfo(dtype)`: limits of a float type."""
 
     def __init__(self, dtype: Any) -> None:
-        info = ml_dtypes.finfo(dtype_of(dtype).storage)
+        info: Any = ml_dtypes.finfo(dtype_of(dtype).storage)  # type: ignore[no-untyped-call]
         self.min = float(info.min)
         self.max = float(info.max)
         self.eps = float(info.eps)

@@ -98,13 +98,24 @@ class Tile(Tensor):
         """A copy as another type."""
         from tools.sim.frontend.beta1 import elementwise
 
-        return elementwise.copy(self, dtype=dtype)
+        copied: Tensor = elementwise.copy(self, dtype=dtype)
+        return copied
+
+    def __bool__(self) -> bool:
+        if not self.buffer.on_chip:
+            return True  # a kernel argument: `if x` asks whether it was given
+        context.fail(
+            "KW-TENSOR-TRUTH",
+            f"the truth value of {self!r} isn't known while the kernel is traced "
+            "(err_ambiguous_tensor_truth_value, err_dynamic_control_flow_not_supported)",
+            fix="use nl.where or a predicate; join conditions with &, |, ~; test `is None` for absence",
+        )
 
     # -- indexing ----------------------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Tile:
         if type(key) is not tuple:
-            key = (key,)
+            key = tuple(key) if isinstance(key, tuple) else (key,)
         if len(key) == 2 and len(self.shape) == 2:
             first, second = key
             if type(first) is Index and type(second) is Index:
@@ -246,7 +257,7 @@ class Tile(Tensor):
             return self._dynamic(key)
         if any(k is None for k in key):
             return self._with_new_axes(key)
-        converted = []
+        converted: list[Any] = []
         for k in key:
             if hasattr(k, "__index_value__") or isinstance(k, np.integer):
                 converted.append(context.index_value(k))
@@ -814,6 +825,7 @@ class ResultTile(Tile):
     """What an operation returns. Its instruction waits until its destination is known."""
 
     __slots__ = ("work",)
+    work: Work | None
 
     def __getattr__(self, name: str) -> Any:
         if name in ("buffer", "strides") and self.work is not None:
@@ -977,6 +989,7 @@ def assign(target: Tile, value: Any) -> None:
 def _direct(target: Tile, value: ResultTile) -> bool:
     """Whether the instruction of `value` can write `target` itself."""
     work = value.work
+    assert work is not None
     if type(target) is LooseTile:
         return (
             type(work.chooser) is tuple
@@ -986,9 +999,10 @@ def _direct(target: Tile, value: ResultTile) -> bool:
         )
     if target.buffer.space not in work.spaces:
         return False
-    if target.shape != value.shape:
-        if target.shape[0] != value.shape[0] or prod(target.shape) != prod(value.shape) or work.chooser is not None:
-            return False
+    if target.shape != value.shape and (
+        target.shape[0] != value.shape[0] or prod(target.shape) != prod(value.shape) or work.chooser is not None
+    ):
+        return False
     return not (
         work.explicit and target.dtype is not value.dtype and value.dtype.itemsize < target.dtype.itemsize
     )
