@@ -94,13 +94,7 @@ return out
         + "for i in range(64):\n    nisa.tensor_tensor(t, t, t, op=nl.add)\nnisa.dma_copy(dst=out[0:128, :], src=t)\nreturn out",
         x=(1024, 2048),
     ),
-    "T7": Pair(
-        OUT + "for i in range(32):\n    t = nl.ndarray((128, 8192), dtype=x.dtype, buffer=nl.sbuf)\n"
-        "    nisa.dma_copy(dst=t, src=x[i*128:(i+1)*128, :])\n    nisa.dma_copy(dst=out[i*128:(i+1)*128, :], src=t)\nreturn out",
-        OUT + "for i in range(32):\n    t = nl.ndarray((128, 128), dtype=x.dtype, buffer=nl.sbuf)\n"
-        "    nisa.dma_copy(dst=t, src=x[i*128:(i+1)*128, 0:128])\n    nisa.dma_copy(dst=out[i*128:(i+1)*128, 0:128], src=t)\nreturn out",
-        x=(4096, 8192),
-    ),
+    "T7": Pair(matmuls(128, 128, 512, 400, dtype="nl.float32"), matmuls(64, 64, 512, 400)),
     "D1": Pair(
         OUT
         + "for i in range(6):\n    t = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\n    nisa.dma_copy(dst=t, src=x)\n"
@@ -153,7 +147,7 @@ return out
         "    nisa.tensor_tensor(r, t, t, op=nl.add)\n    nisa.tensor_tensor(r, r, t, op=nl.add)\nnisa.dma_copy(dst=out[0:128, :], src=r)\nreturn out",
         OUT
         + LOAD_X.replace("x.shape", "(128, 2048)").replace("src=x", "src=x[0:128, :]")
-        + "r = nl.ndarray((128, 2048), dtype=x.dtype, buffer=nl.sbuf)\nnisa.tensor_tensor(r, t, t, op=nl.add)\nfor i in range(31):\n"
+        + "r = nl.ndarray((128, 2048), dtype=x.dtype, buffer=nl.sbuf)\nnisa.tensor_tensor(r, t, t, op=nl.add)\nfor i in range(95):\n"
         "    nisa.tensor_tensor(r, r, t, op=nl.add)\nnisa.dma_copy(dst=out[0:128, :], src=r)\nreturn out",
         x=(1024, 2048),
     ),
@@ -194,11 +188,11 @@ return out
         x=(1024, 2048),
     ),
     "P6": Pair(
-        OUT + "for i in range(8):\n    t = nl.ndarray((128, 24576), dtype=x.dtype, buffer=nl.sbuf)\n"
+        OUT + "for i in range(8):\n    t = nl.ndarray((128, 32768), dtype=x.dtype, buffer=nl.sbuf)\n"
         "    nisa.dma_copy(dst=t, src=x)\n    nisa.tensor_tensor(t, t, t, op=nl.add)\n    nisa.dma_copy(dst=out, src=t)\nreturn out",
         OUT + "for i in range(8):\n    t = nl.ndarray((128, 2048), dtype=x.dtype, buffer=nl.sbuf)\n"
         "    nisa.dma_copy(dst=t, src=x[:, 0:2048])\n    nisa.tensor_tensor(t, t, t, op=nl.add)\n    nisa.dma_copy(dst=out[:, 0:2048], src=t)\nreturn out",
-        x=(128, 24576),
+        x=(128, 32768),
     ),
     "P7": Pair(
         OUT

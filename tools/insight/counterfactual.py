@@ -34,6 +34,7 @@ class Counterfactual:
         change: what was changed, in words.
         before_us, after_us: latency without and with the change.
         caveat: what the figure doesn't include; empty when nothing.
+        feasible: whether the change fits the memories as far as is known.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Counterfactual:
     before_us: float
     after_us: float
     caveat: str = ""
+    feasible: bool = True
 
     @property
     def gain_us(self) -> float:
@@ -75,10 +77,11 @@ def replay(
     machine: Machine | None = None,
     options: TimingOptions | None = None,
     caveat: str = "",
+    feasible: bool = True,
 ) -> Counterfactual:
     """Time the changed program, machine or options, and compare with `observed`."""
     after = schedule(trace or observed.trace, machine or observed.machine, options or observed.options)
-    return Counterfactual(kind, change, observed.timeline.latency_us, after.latency_us, caveat)
+    return Counterfactual(kind, change, observed.timeline.latency_us, after.latency_us, caveat, feasible)
 
 
 # -- the changes -------------------------------------------------------------------------------------------------------
@@ -103,7 +106,7 @@ def buffers_doubled(observed: Observed, buffers: Iterable[int], copies: int = 2)
     elif psum > observed.machine.psum_partition_bytes:
         caveat = f"needs {psum} bytes of PSUM a partition, there are {observed.machine.psum_partition_bytes}"
     many = {0: "a new tile at every fill of", 2: "two tiles in turn for"}.get(copies, f"{copies} tiles in turn for")
-    return replay(observed, "buffers doubled", f"With {many} {names}", trace=trace, caveat=caveat)
+    return replay(observed, "buffers doubled", f"With {many} {names}", trace=trace, caveat=caveat, feasible=not caveat)
 
 
 def loads_hoisted(observed: Observed) -> Counterfactual | None:
@@ -120,7 +123,7 @@ def loads_hoisted(observed: Observed) -> Counterfactual | None:
     trace = edits.drop(observed.trace, repeats)
     lines = describe_lines(observed, np.flatnonzero(repeats))
     change = f"Loading each region once ({int(repeats.sum())} repeated loads, {moved} bytes, {lines})"
-    return replay(observed, "loads hoisted", change, trace=trace, caveat=caveat)
+    return replay(observed, "loads hoisted", change, trace=trace, caveat=caveat, feasible=keep <= room)
 
 
 def other_engine(observed: Observed, rows: Ints, engine: Engine, share: float = 1.0) -> Counterfactual | None:

@@ -263,7 +263,7 @@ def _trials(observed: Observed, groups: list[_Group], limit: int) -> tuple[Count
         tried += 1
         if result.gain_us >= LEAST_GAIN * result.before_us:
             found.setdefault(f"{result.kind}: {result.change}", result)
-    ranked = sorted(found.values(), key=lambda c: (bool(c.caveat.startswith("needs")), -c.gain_us))
+    ranked = sorted(found.values(), key=lambda c: (not c.feasible, -c.gain_us))
     return tuple(ranked[:limit])
 
 

@@ -1,0 +1,120 @@
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.insight.conftest import blocked
+from tools.insight import Observed
+from tools.report_html import content, render, write_report
+from tools.sim.execute import SimResult
+from tools.sim.timing import Wait
+
+assert blocked  # a fixture
+
+
+@pytest.fixture
+def seen(blocked: Callable[..., SimResult]) -> Observed:
+    result = blocked(512)
+    return Observed.of(result.trace, result.machine)
+
+
+class Links(HTMLParser):
+    """Collects whatever an HTML page could load, and its scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [f"{tag} {value}" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self.scripts += tag == "script"
+
+
+def data_of(page: str) -> dict[str, object]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_page_loads_nothing(seen: Observed) -> None:
+    page = render(seen, "k")
+    links = Links()
+    links.feed(page)
+    assert links.loads == []
+    assert links.scripts == 2
+    assert "default-src 'none'" in page
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_hostile_names_and_source_stay_text(seen: Observed) -> None:
+    seen.trace.sources["kernel.py"] += "\n# </script><script>alert(1)</script> {{script}} \u2028"
+    page = render(seen, "</title><script>alert(2)</script>")
+    links = Links()
+    links.feed(page)
+    assert links.scripts == 2
+    assert data_of(page)["title"] == "</title><script>alert(2)</script>"
+
+
+def test_it_shows_what_the_tools_found(seen: Observed) -> None:
+    data = data_of(render(seen, "k"))
+    assert data["latency"] == seen.profile.latency_us
+    assert {a["rule"] for a in data["advice"]} >= {"D1"}  # type: ignore[attr-defined]
+    assert [g["target"] for g in data["generations"]] == ["trn1", "trn2", "trn3"]  # type: ignore[attr-defined]
+    (source,) = data["sources"]  # type: ignore[misc]
+    hot = max(source["use"], key=lambda k: source["use"][k]["busy"])
+    assert "nisa." in source["lines"][int(hot) - 1]
+
+
+def test_every_instruction_is_on_the_timeline(seen: Observed) -> None:
+    timeline = content.content(seen, "k", (), (), ())["timeline"]
+    assert timeline["drawn"] == timeline["total"] == len(seen.trace)
+    ends = [b[1] + b[2] for b in timeline["blocks"]]
+    assert max(ends) <= seen.profile.latency_us + 1e-3
+    names = timeline["lanes"]
+    busy = {name: sum(b[2] for b in timeline["blocks"] if b[0] == k) for k, name in enumerate(names)}
+    rows = seen.engine == 0
+    expected = float((seen.timeline.issue_ns - seen.timeline.start_ns)[rows].sum()) / 1e3
+    assert busy["Tensor"] == pytest.approx(expected, rel=1e-3)
+    assert {Wait[timeline["causes"][s[4]].upper()] for s in timeline["stalls"]} <= set(Wait)
+
+
+def test_a_long_launch_is_drawn_with_joined_blocks(seen: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MOST_BLOCKS", 20)
+    timeline = content.content(seen, "k", (), (), ())["timeline"]
+    assert timeline["drawn"] < timeline["total"]
+    assert sum(b[6] for b in timeline["blocks"]) == timeline["total"]
+
+
+def test_a_broken_page_is_never_left_behind(seen: Observed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.report_html.page.what_if", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(tmp_path / "r.html", seen, "k")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium isn't installed")
+def test_a_browser_draws_it_without_errors(seen: Observed, tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", seen, "k")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --enable-logging=stderr"
+    )
+    shot = tmp_path / "r.png"
+    done = subprocess.run(
+        [
+            "chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
+            "--window-size=1280,900", (tmp_path / "r.html").as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    picture = np.frombuffer(shot.read_bytes(), np.uint8)
+    assert len(picture) > 20_000, "an empty page compresses to less"

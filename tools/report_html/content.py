@@ -1,0 +1,250 @@
+"""What the page shows, as plain JSON values: figures, timeline blocks, source lines, findings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tools.insight import Advice, Explanation, Generation, Observed
+from tools.insight.critical import path_shares
+from tools.sim.instruction import Inst
+from tools.sim.machine import MODEL_VERSION
+from tools.sim.profiler import ENGINE_NAMES
+from tools.sim.timing import Wait
+
+MOST_BLOCKS = 60_000
+"""Blocks on the timeline; longer launches join neighbours of one line, and the page says so."""
+
+
+def content(
+    seen: Observed,
+    title: str,
+    advice: tuple[Advice, ...],
+    explanations: tuple[Explanation, ...],
+    generations: tuple[Generation, ...],
+) -> dict[str, Any]:
+    """Everything that the page's script draws from."""
+    profile = seen.profile
+    return {
+        "title": title,
+        "target": seen.machine.name,
+        "model": MODEL_VERSION,
+        "compiler": profile.compiler_model,
+        "latency": profile.latency_us,
+        "bottleneck": profile.bottleneck,
+        "instructions": profile.instructions,
+        "bounds": {"memory": profile.memory_us, "compute": profile.compute_us, "pipeline": profile.pipeline_us},
+        "figures": _figures(seen),
+        "engines": [
+            {
+                "name": f"{e.engine}{f' (core {e.core})' if seen.trace.cores > 1 else ''}",
+                "busy": e.busy_us,
+                "idle": e.idle_us,
+                "percent": e.active_percent,
+                "count": e.instructions,
+            }
+            for e in profile.engines
+        ]
+        + [
+            {
+                "name": "DMA",
+                "busy": profile.dma_active_us,
+                "idle": profile.latency_us - profile.dma_active_us,
+                "percent": profile.dma_active_percent,
+                "count": profile.dma_transfer_count,
+            }
+        ],
+        "timeline": _timeline(seen),
+        "roofline": _roofline(seen),
+        "sources": _sources(seen),
+        "advice": [
+            {
+                "rule": a.rule,
+                "symptom": a.symptom,
+                "evidence": a.evidence,
+                "change": a.change,
+                "gain": a.gain_us,
+                "percent": None if a.proof is None else a.proof.gain_percent,
+                "caveat": "" if a.proof is None else a.proof.caveat,
+                "lines": list(a.lines),
+            }
+            for a in advice
+        ],
+        "idle": [
+            {
+                "engine": x.engine,
+                "percent": x.idle_percent,
+                "idle": x.idle_us,
+                "causes": [{"us": c.us, "share": c.share, "text": c.sentence} for c in x.causes],
+                "remedies": [c.sentence for c in x.counterfactuals],
+            }
+            for x in explanations
+        ],
+        "path": [
+            {"where": p.where, "opcode": p.opcode, "us": p.us, "share": p.share, "count": p.count}
+            for p in path_shares(seen)[:12]
+        ],
+        "generations": [g.to_json() for g in generations],
+    }
+
+
+def _figures(seen: Observed) -> list[list[str]]:
+    p = seen.profile
+    return [
+        ["HBM read", _bytes(p.hbm_read_bytes)],
+        ["HBM written", _bytes(p.hbm_write_bytes)],
+        ["read again", _bytes(p.reload_read_bytes)],
+        ["MBU", f"{p.mbu_estimated_percent:.1f}%"],
+        ["MFU", f"{p.mfu_estimated_percent:.1f}%"],
+        ["HFU", f"{p.hfu_estimated_percent:.1f}%"],
+        ["FLOP/byte", f"{p.mm_arithmetic_intensity:.1f}"],
+        ["ridge", f"{p.peak_flops_bandwidth_ratio:.1f}"],
+        ["PE rows", f"{p.pe_row_utilisation_percent:.0f}%"],
+        ["PE columns", f"{p.pe_column_utilisation_percent:.0f}%"],
+        ["DMA size", _bytes(round(p.dma_transfer_average_bytes))],
+        ["instructions", f"{p.instructions}"],
+    ]
+
+
+def _bytes(count: int) -> str:
+    for size, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def _timeline(seen: Observed) -> dict[str, Any]:
+    """Lanes and blocks: lane, start, duration, line id, opcode id, first instruction, count; stalls alike with causes."""
+    timeline = seen.timeline
+    lanes, rows = _lanes(seen)
+    opcodes, codes = np.unique(seen.opcode, return_inverse=True)
+    codes = codes.reshape(-1)
+    blocks = []
+    for lane, (start, end, which) in enumerate(rows):
+        blocks += _blocks(seen, lane, start, end, which, codes, sum(len(r[2]) for r in rows))
+    engine_lane = {name: k for k, name in enumerate(lanes)}
+    waits = np.flatnonzero((timeline.wait != Wait.NONE) & (timeline.waited_ns > 0) & (seen.engine < len(ENGINE_NAMES)))
+    waits = waits[np.argsort(-timeline.waited_ns[waits], kind="stable")][:MOST_BLOCKS]
+    stalls = []
+    for i in waits.tolist():
+        lane_name = _lane_name(seen, int(seen.engine[i]), int(seen.core[i]))
+        if lane_name not in engine_lane:
+            continue
+        waited = int(timeline.waited_for[i])
+        stalls.append(
+            [
+                engine_lane[lane_name],
+                round(float(timeline.start_ns[i] - timeline.waited_ns[i]) / 1e3, 4),
+                round(float(timeline.waited_ns[i]) / 1e3, 4),
+                int(seen.line[i]),
+                int(timeline.wait[i]),
+                int(seen.line[waited]) if waited >= 0 else -1,
+            ]
+        )
+    return {
+        "lanes": lanes,
+        "blocks": blocks,
+        "stalls": stalls,
+        "opcodes": opcodes.tolist(),
+        "causes": [w.name.lower() for w in Wait],
+        "lines": [[seen.where(k), seen.source(k), seen.number(k)] for k in range(len(seen.trace.lines))],
+        "drawn": len(blocks),
+        "total": sum(len(r[2]) for r in rows),
+    }
+
+
+def _lane_name(seen: Observed, engine: int, core: int) -> str:
+    return ENGINE_NAMES[engine] + (f" {core}" if seen.trace.cores > 1 else "")
+
+
+def _lanes(seen: Observed) -> tuple[list[str], list[tuple[Any, Any, Any]]]:
+    timeline = seen.timeline
+    names: list[str] = []
+    rows: list[tuple[Any, Any, Any]] = []
+    for core in range(max(seen.trace.cores, 1)):
+        for engine in range(len(ENGINE_NAMES)):
+            mine = np.flatnonzero((seen.engine == engine) & (seen.core == core))
+            if len(mine):
+                names.append(_lane_name(seen, engine, core))
+                rows.append((timeline.start_ns[mine], timeline.issue_ns[mine], mine))
+        for name, which in (("DMA loads", seen.is_dma & ~seen.is_store), ("DMA stores", seen.is_store & seen.is_dma)):
+            mine = np.flatnonzero(which & (seen.core == core))
+            if len(mine):
+                names.append(name + (f" {core}" if seen.trace.cores > 1 else ""))
+                rows.append((timeline.data_start_ns[mine], timeline.data_end_ns[mine], mine))
+    return names, rows
+
+
+def _blocks(
+    seen: Observed, lane: int, start: Any, end: Any, which: Any, codes: Any, total: int
+) -> list[list[float | int]]:
+    order = np.argsort(start, kind="stable")
+    start, end, which = start[order], end[order], which[order]
+    if total > MOST_BLOCKS:
+        # Join neighbours of one line whose gap is too small to be seen.
+        least = seen.timeline.latency_ns / MOST_BLOCKS
+        fresh = np.ones(len(which), np.bool_)
+        fresh[1:] = (seen.line[which][1:] != seen.line[which][:-1]) | (start[1:] - end[:-1] > least)
+    else:
+        fresh = np.ones(len(which), np.bool_)
+    firsts = np.flatnonzero(fresh)
+    counts = np.diff(np.append(firsts, len(which)))
+    last = np.maximum.reduceat(end, firsts) if len(firsts) else end
+    return [
+        [lane, round(float(s) / 1e3, 4), round(float(e - s) / 1e3, 4), int(seen.line[w]), int(codes[w]), int(w), int(c)]
+        for s, e, w, c in zip(start[firsts], last, which[firsts], counts)
+    ]
+
+
+def _roofline(seen: Observed) -> dict[str, Any]:
+    """Peaks in TFLOP/s and TB/s and the launch's point; launches without matmuls count elementwise operations."""
+    m, p = seen.machine, seen.profile
+    cores = max(seen.trace.cores, 1)
+    moved = max(p.hbm_read_bytes + p.hbm_write_bytes, 1)
+    useful = p.hardware_flops - p.transpose_flops
+    seconds = (p.latency_us or 1.0) / 1e6
+    roof = 0.0
+    if useful:
+        # The roof of what was multiplied: a float32 pass counts four times against the bf16 peak.
+        roof = m.peak_tflops("bfloat16") * cores * p.hardware_flops / max(p.adjusted_hardware_flops, 1.0)
+        peaks = [
+            [f"{name} peak", m.peak_tflops(kind) * cores] for name, kind in (("bf16", "bfloat16"), ("fp32", "float32"))
+        ]
+        unit = "FLOP"
+    else:
+        lanes = np.isin(seen.engine, [1, 2, 3]) & ~seen.is_dma
+        useful = int((seen.trace.column(Inst.FREE) * seen.trace.column(Inst.PARTITIONS))[lanes].sum())
+        peaks = [["Vector + Scalar peak", m.partitions * (m.vector_ghz + m.scalar_ghz) / 1e3 * cores]]
+        unit = "element operation"
+    return {
+        "peaks": peaks,
+        "roof": roof or peaks[0][1],
+        "bandwidth": m.hbm_gbps * cores / 1e3,
+        "intensity": useful / moved,
+        "achieved": useful / seconds / 1e12,
+        "unit": unit,
+    }
+
+
+def _sources(seen: Observed) -> list[dict[str, Any]]:
+    used: dict[str, dict[int, Any]] = {}
+    for entry in seen.profile.lines:
+        used.setdefault(entry.file, {})[entry.line] = {
+            "busy": entry.busy_us,
+            "stall": entry.stall_us,
+            "count": entry.instructions,
+            "bytes": entry.dma_bytes,
+            "engine": entry.engine,
+        }
+    found = []
+    for file, lines in used.items():
+        text = seen.trace.sources.get(file, "").splitlines()
+        found.append(
+            {
+                "file": file.replace("\\", "/").rsplit("/", 1)[-1],
+                "lines": text,
+                "use": {str(k): v for k, v in lines.items()},
+            }
+        )
+    return found
