@@ -47,7 +47,7 @@ def run(
     graph = traced(function, shapes, dtype)
     plan = make_plan(defer_row_scales(graph) if defer else graph, [dtype])
     space = Space(plan, machine(target))
-    schedule: Schedule = next(iter(space.starts(defer)))
+    schedule: Schedule = next(iter(space.starts("deferred" if defer else "fused")))
     if choose is not None:
         schedule = choose(schedule, space)
     source = render(plan, schedule, machine(target)).source

@@ -102,7 +102,7 @@ def test_any_schedule_of_rows_is_right(m: int, n: int, seed: int, dtype: str, fu
 
 def test_rows_too_long_for_sbuf_are_read_in_windows() -> None:
     def windows(schedule: Schedule, space: Space) -> Schedule:
-        return Schedule(False, (RowSchedule(free_tile=4096),))
+        return Schedule("fused", (RowSchedule(free_tile=4096),))
 
     _, source = run("softmax", [(3, 70001)], choose=windows)
     assert source.count("for c0 in range(0, 70001, 4096):") == 3  # maximum, sum, result
@@ -111,7 +111,7 @@ def test_rows_too_long_for_sbuf_are_read_in_windows() -> None:
 
 def test_resident_weights_are_loaded_once() -> None:
     def resident(schedule: Schedule, space: Space) -> Schedule:
-        return Schedule(True, (MatmulSchedule(n_block=0, left="dma"),))
+        return Schedule("deferred", (MatmulSchedule(n_block=0, left="dma"),))
 
     shapes = [(512, 256), (256, 384)]
     result, _ = run("rmsnorm_matmul", shapes, "bfloat16", choose=resident, defer=True)
@@ -123,3 +123,15 @@ def test_per_row_factors_move_behind_the_matmul() -> None:
     _, after = run("rmsnorm_matmul", [(256, 128), (128, 64)], defer=True)
     scale = max(after.rfind("operand0=rstd"), after.rfind("scale=rstd"))
     assert scale > after.index("nc_matmul")
+
+
+def test_a_long_contraction_streams_through_sbuf() -> None:
+    def pieces(schedule: Schedule, space: Space) -> Schedule:
+        return Schedule("fused", (MatmulSchedule(n_block=512, m_tiles=2, k_block=256),))
+
+    for function, shapes in (
+        ("matmul", [(300, 1000), (1000, 700)]), ("matmul_nk", [(300, 1000), (130, 1000)]), ("matmul_km", [(777, 129), (777, 513)]),
+        ("residual", [(260, 513), (513, 600), (260, 600)]), ("matmul", [(2, 100, 300), (2, 300, 20)]),
+    ):  # fmt: skip
+        _, source = run(function, shapes, "bfloat16", choose=pieces)
+        assert "for k0 in range(" in source

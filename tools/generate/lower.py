@@ -262,6 +262,8 @@ class RowCode:
         dtype = dtype or self.dtypes.get(id) or ("uint8" if node.op in (*COMPARISONS, *LOGICAL, "logical_not") else "float32")
         if column:
             dtype = self.dtypes.get(id, "float32")
+        elif dtype == "float32" and self._may_be_narrow(id):
+            dtype = self.narrow
         extent: Extent = "whole"
         width: int | str = 1 if column else self.row_width(node.id)
         if not column and self.mode != "whole" and self.row_width(node.id) == self.window_width and not self.hoisting:

@@ -113,10 +113,21 @@ class _Matmul:
         self.row = f"r0:r0 + {self.rows}" if f.rows > 128 else ":"
         self.bn = f.columns if not self.n_block else self.n_block
         self.bn_text = str(self.bn) if f.columns % self.bn == 0 else "bn"
+        self.k_block = schedule.k_block if 0 < schedule.k_block < f.inner and self._can_stream_k() else 0
+        self.accumulators: dict[int, str] = {}
         self.weights: dict[int, str] = {}
         self.left_name = ""
+        self.bank_index = "0"
         self.weight_bytes = 0
         self.left_bytes = 0
+
+    def _can_stream_k(self) -> bool:
+        """Whether PSUM holds a whole block, and nothing but the product needs the left operand's rows."""
+        f = self.facts
+        columns = -(-(self.schedule.n_block or f.columns) // PSUM_COLUMNS)
+        tiles = min(self.schedule.m_tiles, -(-f.rows // 128))
+        prologue = any(i not in self.heavy for i in self.stage.region)
+        return columns * tiles * f.matmuls <= 6 and f.left in ("rows", "columns") and not prologue and not f.full_rows
 
     # -- skeleton ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +141,9 @@ class _Matmul:
         varies = any(self.strides(-1 - m)[:-1] != (0,) * len(self.nest.batch) for m in self.stage.matmuls)
         outer = section.section() if varies or not self.nest.batch else before
         shared = section.section()
-        if not self.n_block:
+        if self.k_block:
+            pass
+        elif not self.n_block:
             self._load_weights(outer)
         elif not self.streaming:
             section = self._block_loop(section)
@@ -147,7 +160,9 @@ class _Matmul:
             self.code.dtypes[self.left_id] = f.dtype
         if f.left == "number":
             self._number_left(shared)
-        if self.streaming:
+        if self.k_block:
+            self._emit_k_streaming(section)
+        elif self.streaming:
             self._emit_streaming(section)
         elif self.ahead:
             self._emit_ahead(section)
@@ -261,6 +276,108 @@ class _Matmul:
             inner.line(f"({', '.join(carried)},) = {prepared}[{index}]")
             self.code.body = inner
             self._finish_rows("whole")
+
+    def _emit_k_streaming(self, section: Section) -> None:
+        """Both operands stream through SBUF in pieces of K, while the banks of a whole block of the product accumulate."""
+        f, names, piece = self.facts, self.context.names, self.k_block
+        tiles = min(self.schedule.m_tiles, -(-f.rows // 128))
+        wide = tiles * 128
+        body, start, stop = section, "0", str(f.rows)
+        if f.rows > wide:
+            body = body.block(f"for m0 in range(0, {f.rows}, {wide}):")
+            start, stop = "m0", f"min(m0 + {wide}, {f.rows})"
+        if self.n_block:
+            body = self._block_loop(body)
+        chunk = min(PSUM_COLUMNS, self.bn)
+        ragged = self.bn % chunk != 0 or self.bn_text == "bn"
+        nw = f"min({chunk}, {self.bn_text} - n0)" if ragged else str(chunk)
+        for m in self.stage.matmuls:
+            banks = self.accumulators[m] = names.unique("banks")
+            body.line(f"{banks} = []")
+        inner = self._row_loop(body, start, stop)
+        for m in self.stage.matmuls:
+            inner.line(
+                f"{self.accumulators[m]}.append([nl.ndarray(({self.rows}, {nw}), dtype=nl.float32, buffer=nl.psum) "
+                f"for n0 in range(0, {self.bn_text}, {chunk})])"
+            )
+        loop = body.block(f"for k0 in range(0, {f.inner}, {piece}):")
+        loop.line(f"count = min({piece}, {f.inner} - k0)")
+        window = ":" if not self.n_block else f"nb:nb + {self.bn_text}"
+        depth, size = -(-piece // 128), itemsize(f.dtype)
+        for m in self.stage.matmuls:
+            self._load_weight_piece(loop, m, depth, window)
+        self.weight_bytes = 2 * depth * self.bn * size * f.matmuls
+        self.left_bytes = 2 * depth * 128 * size
+        inner = self._row_loop(loop, start, stop)
+        self._load_left_piece(inner, depth)
+        tile = "0" if f.rows <= 128 else (f"(r0 - {start}) // P" if start != "0" else "r0 // P")
+        columns = inner.block(f"for n0 in range(0, {self.bn_text}, {chunk}):")
+        columns.line(f"nw = {nw}")
+        steps = columns.block("for k in range(0, count, P):")
+        steps.line("kr = min(P, count - k)")
+        for m in self.stage.matmuls:
+            steps.line(
+                f"nisa.nc_matmul(dst={self.accumulators[m]}[{tile}][n0 // {chunk}], stationary={self.left_name}[:kr, k // P, :], "
+                f"moving={self.weights[m]}[:kr, k // P, n0:n0 + nw])"
+            )
+        inner = self._row_loop(body, start, stop)
+        self.code.body = inner
+        self.bank_index = tile
+        self._compute(inner, blocked=bool(self.n_block))
+
+    def _load_weight_piece(self, loop: Section, m: int, depth: int, window: str) -> None:
+        """A piece of a right operand: [128, K tiles, columns]."""
+        f = self.facts
+        view = self.stage.leaves[-1 - m]
+        stem = self.graph[self.graph[m].inputs[1]].name or "weights"
+        name = self.weights[m] = self.context.names.unique(f"{stem}_sb")
+        loop.line(f"{name} = nl.ndarray((P, {depth}, {self.bn_text}), dtype=nl.{f.dtype}, buffer=nl.sbuf)")
+        tail = [(f.inner, view.strides[-2]), (view.shape[-1], view.strides[-1])]
+        turned = _is_transposed(view)
+        access = self.context.access(
+            view, self.nest, self.strides(-1 - m), tail[::-1] if turned else tail, with_rows=False
+        )
+        if not turned:
+            steps = loop.block("for k in range(0, count, P):")
+            steps.line("kr = min(P, count - k)")
+            steps.line(f"nisa.dma_copy(dst={name}[:kr, k // P, :], src={access.at('k0 + k:k0 + k + kr', window)})")
+            return
+        strips = loop.block(f"for n0 in range(0, {self.bn_text}, P):")
+        strips.line(f"nw = min(P, {self.bn_text} - n0)")
+        strip = self.context.names.unique("strip")
+        base = "nb + n0" if self.n_block else "n0"
+        strips.line(f"{strip} = nl.ndarray((nw, count), dtype=nl.{f.dtype}, buffer=nl.sbuf)")
+        strips.line(f"nisa.dma_copy(dst={strip}, src={access.at(f'{base}:{base} + nw', 'k0:k0 + count')})")
+        self._turn_piece(strips, strip, name, "nw", "n0:n0 + nw")
+
+    def _load_left_piece(self, section: Section, depth: int) -> None:
+        """A piece of the left operand for one tile of rows: [128, K tiles, rows]."""
+        f = self.facts
+        view, strides = self.stage.leaves[self.left_id], self.strides(self.left_id)
+        stem = self.graph[self.left_id].name or "left"
+        self.left_name = self.context.names.unique(f"{stem}_t")
+        section.line(f"{self.left_name} = nl.ndarray((P, {depth}, {self.rows}), dtype=nl.{f.dtype}, buffer=nl.sbuf)")
+        if f.left == "columns":
+            tail = [(f.inner, view.strides[-1]), (f.rows, view.strides[-2])]
+            access = self.context.access(view, self.nest, (*strides[:-1], 0), tail, with_rows=False)
+            steps = section.block("for k in range(0, count, P):")
+            steps.line("kr = min(P, count - k)")
+            steps.line(f"nisa.dma_copy(dst={self.left_name}[:kr, k // P, :], src={access.at('k0 + k:k0 + k + kr', self.row)})")
+            return
+        access = self.context.access(view, self.nest, strides, [(f.inner, 1)])
+        strip = self.context.names.unique("strip")
+        section.line(f"{strip} = nl.ndarray(({self.rows}, count), dtype=nl.{f.dtype}, buffer=nl.sbuf)")
+        section.line(f"nisa.dma_copy(dst={strip}, src={access.text(self.row, 'k0:k0 + count')})")
+        self._turn_piece(section, strip, self.left_name, self.rows, ":")
+
+    def _turn_piece(self, section: Section, strip: str, target: str, rows: str, columns: str) -> None:
+        """Transpose a strip [rows, count] into target[:, K tile, columns] on the PE."""
+        turned = self.context.names.unique("turned")
+        steps = section.block("for k in range(0, count, P):")
+        steps.line("kr = min(P, count - k)")
+        steps.line(f"{turned} = nl.ndarray((kr, {rows}), dtype=nl.{self.facts.dtype}, buffer=nl.psum)")
+        steps.line(f"nisa.nc_transpose(dst={turned}, data={strip}[:, k:k + kr])")
+        steps.line(f"nisa.tensor_copy(dst={target}[:kr, k // P, {columns}], src={turned}{self._copy_engine(128)})")
 
     def _carry(self) -> list[str]:
         """Names that the next phase needs: the transposed operand and per-row numbers; other tiles are made again."""
@@ -566,6 +683,10 @@ class _Matmul:
         code.body = body
         for m in self.stage.matmuls:
             bank = self.context.names.unique("acc")
+            if self.k_block:
+                body.line(f"{bank} = {self.accumulators[m]}[{self.bank_index}][{f'n0 // {chunk}' if loops else '0'}]")
+                code.tiles[m] = Tile(bank, "float32", False, "chunk", psum=True)
+                continue
             body.line(f"{bank} = nl.ndarray(({self.rows}, {nw}), dtype=nl.float32, buffer=nl.psum)")
             loop = self._k_loop(body)
             moving = self._k_part(self.weights[m], local or ":")

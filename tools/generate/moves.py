@@ -9,7 +9,7 @@ from typing import Literal
 from tools.generate.context import KernelContext
 from tools.generate.matmul import MatmulFacts, facts
 from tools.generate.plan import Plan, Stage
-from tools.generate.schedule import EngineName, MatmulSchedule, RowSchedule, Schedule
+from tools.generate.schedule import EngineName, MatmulSchedule, PlanName, RowSchedule, Schedule
 from tools.sim.machine import Machine
 
 Transposer = Literal["pe", "dma"]
@@ -44,17 +44,17 @@ class Space:
         self.moments = any(n.op == "subtract" for n in graph) and any(n.op == "square" for n in graph)
         self.roots_of_rows = any(n.op in ("rsqrt", "sqrt") for n in graph)
 
-    def starts(self, defer_scales: bool) -> Iterator[Schedule]:
+    def starts(self, plan: PlanName) -> Iterator[Schedule]:
         """Simple schedules, the plainest first; later ones need less SBUF."""
-        for window, block, tiles in ((0, 512, 1), (2048, 512, 1), (512, 256, 1), (512, 128, 1)):
+        for window, block, tiles, piece in ((0, 512, 1, 0), (2048, 512, 1, 0), (512, 128, 1, 0), (2048, 512, 1, 1024)):
             stages: list[RowSchedule | MatmulSchedule] = []
             for stage in self.plan.stages:
                 rows = RowSchedule(free_tile=window, engines=BASE_ENGINES)
                 if stage.kind == "matmul":
-                    stages.append(MatmulSchedule(n_block=block, m_tiles=tiles, rows=rows))
+                    stages.append(MatmulSchedule(n_block=block, m_tiles=tiles, k_block=piece, rows=rows))
                 else:
                     stages.append(rows)
-            yield Schedule(defer_scales, tuple(stages))
+            yield Schedule(plan, tuple(stages))
 
     def moves(self, schedule: Schedule) -> Iterator[Move]:
         """Every schedule that differs from `schedule` in one choice of one stage."""
@@ -144,16 +144,19 @@ class Space:
                         for t in tiles if f.left == "columns" else (1,):
                             for ahead in aheads:
                                 found.append(
-                                    replace(choice, n_block=0, m_tiles=t, order="mn", left=left, right=right, ahead=ahead)
+                                    replace(choice, n_block=0, m_tiles=t, order="mn", left=left, right=right, ahead=ahead, k_block=0)
                                 )
                         continue
                     for t in tiles:
-                        found.append(replace(choice, n_block=block, m_tiles=t, order="mn", left=left, right=right, ahead=False))
+                        found.append(replace(choice, n_block=block, m_tiles=t, order="mn", left=left, right=right, ahead=False, k_block=0))
+                        if t * -(-block // 512) * f.matmuls <= 6 and f.inner > 2048 and f.left in ("rows", "columns"):
+                            for piece in (512, 1024, 2048):
+                                found.append(replace(choice, n_block=block, m_tiles=t, order="mn", left=left, right=right, ahead=False, k_block=piece))
                     if not f.full_rows:
-                        found.append(replace(choice, n_block=block, m_tiles=1, order="nm", left=left, right=right, ahead=False))
+                        found.append(replace(choice, n_block=block, m_tiles=1, order="nm", left=left, right=right, ahead=False, k_block=0))
 
         def distance(other: MatmulSchedule) -> int:
-            return sum(getattr(other, n) != getattr(choice, n) for n in ("n_block", "m_tiles", "order", "left", "right", "ahead"))
+            return sum(getattr(other, n) != getattr(choice, n) for n in ("n_block", "m_tiles", "order", "left", "right", "ahead", "k_block"))
 
         yield from sorted(found, key=distance)
 
@@ -173,6 +176,8 @@ def matmul_change(old: MatmulSchedule, new: MatmulSchedule) -> str:
                 f"blocked the product into {new.m_tiles * 128} rows by {new.n_block} columns, so that both operands are used "
                 "several times once in SBUF"
             )
+    if new.k_block != old.k_block and new.k_block:
+        parts.append(f"streamed both operands in pieces of {new.k_block} along K while PSUM accumulates")
     if new.left != old.left:
         parts.append(
             "let the DMA transpose the left operand, which frees the Tensor Engine"

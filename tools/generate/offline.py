@@ -20,10 +20,17 @@ from tools.generate.moves import Move, Space
 from tools.generate.plan import Plan, defer_row_scales, make_plan
 from tools.generate.render import Rendered, render
 from tools.generate.roofline import Roofline, output_dtypes, roofline
-from tools.generate.schedule import Schedule
+from tools.generate.schedule import MatmulSchedule, PlanName, Schedule
 from tools.generate.tracing import trace_reference
 from tools.sim import KernelError, UnsupportedError, load_source, machine, simulate
+from tools.sim.timing.allocation import peak_usage
 from tools.task import Evaluation, Kernel, Task
+
+_PLAN_CHANGES: dict[PlanName, str] = {
+    "fused": "Applied per-row factors before the matmul",
+    "deferred": "Moved per-row factors behind the matmul, where emptying PSUM applies them for free",
+    "apart": "Wrote the matmul's left operand to HBM first",
+}
 
 Tracer = Callable[[str, str, Sequence[Mapping[str, Any]]], dict[str, Any]]
 """`trace_reference` or something that runs it elsewhere, such as a sandboxed worker."""
@@ -81,11 +88,15 @@ class Generator:
         for dtype in [*dtypes, *(s.dtype for s in task.inputs)]:
             if dtype in ("float64", "complex64", "int64", "uint64"):
                 raise BeyondOffline(f"{dtype} tensors")
-        self.plans: dict[bool, Plan] = {False: make_plan(self.graph, dtypes, task.precision)}
+        self.plans: dict[PlanName, Plan] = {"fused": make_plan(self.graph, dtypes, task.precision)}
         deferred = defer_row_scales(self.graph)
         if deferred.to_json() != self.graph.to_json():
-            self.plans[True] = make_plan(deferred, dtypes, task.precision)
-        self.spaces = {defer: Space(plan, self.machine) for defer, plan in self.plans.items()}
+            self.plans["deferred"] = make_plan(deferred, dtypes, task.precision)
+        if any(s.kind == "matmul" for s in self.plans["fused"].stages):
+            apart = make_plan(self.graph, dtypes, task.precision, fuse_left=False)
+            if len(apart.stages) != len(self.plans["fused"].stages):
+                self.plans["apart"] = apart
+        self.spaces = {name: Space(plan, self.machine) for name, plan in self.plans.items()}
         self._tried: dict[Schedule, _Candidate | None] = {}
         self._by_digest: dict[str, _Candidate] = {}
         self._refused: set[str] = set()
@@ -105,14 +116,12 @@ class Generator:
         Raises:
             BeyondOffline: no schedule of the generator fits.
         """
-        for defer in (False, True):
-            if defer not in self.spaces:
-                continue
-            for schedule in self.spaces[defer].starts(defer):
+        for name, space in self.spaces.items():
+            for schedule in space.starts(name):
                 found = self._try(schedule)
                 if found is not None:
                     self._best = found
-                    stages = len(self.plans[defer].stages)
+                    stages = len(self.plans[name].stages)
                     what = "one loop nest" if stages == 1 else f"{stages} loop nests"
                     return self._draft(found, f"First draft: {what}, the plainest schedule that fits (simulated {found.latency_us:.1f} us).")
         raise BeyondOffline(f"no schedule of the generator fits this task on {self.task.target} ({self.reason or 'no candidate'})")
@@ -156,9 +165,11 @@ class Generator:
 
     def _replay(self, draft: Draft) -> _Candidate | None:
         """Find the schedule of a draft that another process made."""
-        for defer in self.spaces:
-            schedule = Schedule.parse(draft.schedule)
-            if schedule is not None and schedule.defer_scales == defer and len(schedule.stages) == len(self.plans[defer].stages):
+        schedule = Schedule.parse(draft.schedule)
+        if schedule is not None and schedule.plan in self.plans:
+            plan = self.plans[schedule.plan]
+            kinds = [isinstance(c, MatmulSchedule) == (s.kind == "matmul") for c, s in zip(schedule.stages, plan.stages)]
+            if len(schedule.stages) == len(plan.stages) and all(kinds):
                 return self._try(schedule)
         return None
 
@@ -196,23 +207,17 @@ class Generator:
         return None
 
     def _moves(self, schedule: Schedule) -> list[Move]:
-        moves = list(self.spaces[schedule.defer_scales].moves(schedule))
-        other = not schedule.defer_scales
-        if other in self.spaces and len(self.plans[other].stages) == len(schedule.stages):
-            kinds = [s.kind for s in self.plans[other].stages]
-            if kinds == [s.kind for s in self.plans[schedule.defer_scales].stages]:
-                why = (
-                    "Moved per-row factors behind the matmul, where emptying PSUM applies them for free"
-                    if other
-                    else "Applied per-row factors before the matmul"
-                )
-                moves.insert(0, Move(Schedule(other, schedule.stages), why))
+        moves = list(self.spaces[schedule.plan].moves(schedule))
+        kinds = [s.kind for s in self.plans[schedule.plan].stages]
+        for name, plan in self.plans.items():
+            if name != schedule.plan and [s.kind for s in plan.stages] == kinds:
+                moves.insert(0, Move(Schedule(name, schedule.stages), _PLAN_CHANGES[name]))
         return moves
 
     def _another(self) -> Draft | None:
         """After wrong drafts only: the next schedule that is different enough to be right."""
-        for defer, space in self.spaces.items():
-            for start in space.starts(defer):
+        for name, space in self.spaces.items():
+            for start in space.starts(name):
                 for schedule in (start, *(m.schedule for m in space.moves(start))):
                     found = self._try(schedule)
                     if found is not None:
@@ -238,26 +243,26 @@ class Generator:
 
     def _simulate(self, schedule: Schedule) -> _Candidate | None:
         rendered = self.render(schedule)
-        if rendered.sbuf_bytes > 4 * self.machine.sbuf_partition_bytes:
-            self.reason = f"{rendered.sbuf_bytes} bytes a partition are needed"
-            return None
         arrays = [np.broadcast_to(np.zeros((), _numpy(s.dtype)), s.shape) for s in self.task.inputs]
         try:
             result = simulate(load_source(rendered.source, "kernel"), *arrays, target=self.task.target, data=False)
-            latency = result.latency_us
         except (KernelError, UnsupportedError) as error:
             self.reason = str(error)
+            return None
+        sbuf, psum, _ = peak_usage(result.trace)
+        if sbuf > self.machine.sbuf_partition_bytes or psum > self.machine.psum_partition_bytes:
+            self.reason = f"{sbuf} bytes of SBUF and {psum} of PSUM a partition are needed"
             return None
         bad = next((d for d in result.diagnostics if d.severity == "error"), None)
         if bad is not None:
             self.reason = bad.message
             return None
-        return _Candidate(schedule, rendered.source, latency)
+        return _Candidate(schedule, rendered.source, result.latency_us)
 
     def render(self, schedule: Schedule) -> Rendered:
         """Source for one schedule of this task."""
         title = f"{self.task.name} for {self.task.target}, written by the offline generator."
-        return render(self.plans[schedule.defer_scales], schedule, self.machine, title=title)
+        return render(self.plans[schedule.plan], schedule, self.machine, title=title)
 
     def _draft(self, found: _Candidate, change: str) -> Draft:
         return Draft(Kernel(source=found.source), change, found.schedule.describe())

@@ -110,18 +110,19 @@ def _replay(b: Builder, node: Node, inputs: list[int]) -> int:
     return b.elementwise(node.op, *inputs)
 
 
-def make_plan(graph: Graph, output_dtypes: Iterable[str], precision: str = "storage") -> Plan:
+def make_plan(graph: Graph, output_dtypes: Iterable[str], precision: str = "storage", *, fuse_left: bool = True) -> Plan:
     """Cut `graph` into stages.
 
     Args:
         graph: what to compute.
         output_dtypes: storage type of each result.
         precision: `storage` multiplies matrices in their own types, `fp32` in float32 only.
+        fuse_left: compute left operands of matmuls in the matmul's stage; otherwise they are written to HBM first.
 
     Raises:
         BeyondOffline: a step has no stage that computes it.
     """
-    return _Planner(graph, list(output_dtypes), precision).plan()
+    return _Planner(graph, list(output_dtypes), precision, fuse_left).plan()
 
 
 def _rows_store(target: View) -> bool:
@@ -130,9 +131,10 @@ def _rows_store(target: View) -> bool:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, output_dtypes: list[str], precision: str) -> None:
+    def __init__(self, graph: Graph, output_dtypes: list[str], precision: str, fuse_left: bool) -> None:
         self.graph = graph
         self.precision = precision
+        self.fuse_left = fuse_left
         self.users = graph.users()
         self.stages: list[Stage] = []
         self.tensors: dict[int, HbmTensor] = {}
@@ -362,7 +364,8 @@ class _Planner:
         left = self.graph[anchors[0]].inputs[0]
         if self.graph[left].op == "constant":
             return
-        if left in self.where or not self._local(self.graph[left]) or self._needs_matmul(left):
+        stored = left in self.where or not self._local(self.graph[left]) or not self.fuse_left
+        if stored or self._needs_matmul(left):
             stage.leaves[left] = self.view(left)
 
     def _columns_ahead(self, stage: Stage) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+PlanName = Literal["fused", "deferred", "apart"]
 EngineName = Literal["vector", "scalar", "gpsimd"]
 
 
@@ -48,6 +49,8 @@ class MatmulSchedule:
         right: the same for a right operand stored as [N, K].
         evacuate: engine that empties PSUM; `alternate` switches at every bank.
         ahead: prepare the next row block before multiplying the current one.
+        k_block: contraction elements loaded at a time while PSUM banks of a whole block keep accumulating; 0: all of them.
+            Needs a stored left operand and at most 6 banks a block.
         rows: element-wise choices for prologue and epilogue.
     """
 
@@ -58,6 +61,7 @@ class MatmulSchedule:
     right: Literal["pe", "dma"] = "pe"
     evacuate: Literal["vector", "scalar", "alternate"] = "vector"
     ahead: bool = False
+    k_block: int = 0
     rows: RowSchedule = field(default_factory=RowSchedule)
 
 
@@ -66,17 +70,18 @@ class Schedule:
     """A whole kernel's choices.
 
     Attributes:
-        defer_scales: move per-row factors of a left operand behind the matmul.
+        plan: how the graph is cut: `fused` computes left operands of matmuls in place, `deferred` also moves per-row
+            factors behind the matmul, `apart` writes left operands to HBM first.
         stages: one entry a stage of the plan, in order.
     """
 
-    defer_scales: bool = False
+    plan: PlanName = "fused"
     stages: tuple[RowSchedule | MatmulSchedule, ...] = ()
 
     def describe(self) -> dict[str, object]:
         """Plain values for reports."""
         return {
-            "defer_scales": self.defer_scales,
+            "plan": self.plan,
             "stages": [
                 {f.name: _plain(getattr(s, f.name)) for f in fields(s)} | {"kind": type(s).__name__} for s in self.stages
             ],
@@ -87,7 +92,8 @@ class Schedule:
         """The schedule that `describe` gave, or None when the values mean none."""
         try:
             stages = tuple(_stage(dict(s)) for s in described["stages"])
-            return cls(bool(described["defer_scales"]), stages)
+            name = described["plan"]
+            return cls(name, stages) if name in ("fused", "deferred", "apart") else None
         except (KeyError, TypeError, ValueError):
             return None
 
