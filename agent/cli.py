@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from agent.render import Progress, microseconds, show_report
 from agent.report import Report
 from agent.settings import Settings, SettingsError, load_settings
 from agent.state import RunRequest
-from agent.store import RunBusy, RunNotFound
+from agent.store import RunBusy, RunNotFound, RunRow, UnreadableRun
 from tools.task import Budget
 from tools.task_errors import RequestError
 
@@ -142,18 +143,18 @@ def list_runs(
         if as_json:
             print(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
             return OK
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else 200)
         if not rows:
             console.print("No runs yet; try: kernelwright write 'softmax, x 512x1024, float32, trn2'")
             return OK
         table = Table(box=None)
         for name in ("run", "begun", "status", "attempts", "result", "request"):
-            table.add_column(name, overflow="ellipsis", no_wrap=name != "request")
+            table.add_column(name, overflow="ellipsis", no_wrap=True)
         for row in rows:
             begun = time.strftime("%d %b %H:%M", time.localtime(row.created))
-            report = runs.report(row.run_id) if row.status == "done" else None
+            result = _result_of(runs, row)
             words = row.request.request or f"{row.request.reference_function}()"
-            table.add_row(row.run_id, begun, row.status, str(row.used.attempts), _result(report, row.message), words)
+            table.add_row(row.run_id, begun, row.status, str(row.used.attempts), result, words)
         console.print(table, highlight=False)
     return OK
 
@@ -258,14 +259,22 @@ def lint(
 @app.command()
 def library(
     name: Annotated[str, typer.Argument(help="Show this kernel; without a name: list all.")] = "",
+    as_json: JsonFlag = False,
 ) -> int:
-    """Read the kernel library."""
-    from agent.knowledge import library_names, library_text
+    """Read the kernel library: verified kernels with their references."""
+    from agent.knowledge import library_text
+    from tools.library import LibraryError, library, load
 
-    names = library_names()
-    if name and name not in names:
-        raise RequestError(f"the library has no kernel {name!r}; it has {', '.join(names)}")
-    print(library_text(name) if name else "\n".join(names))
+    if name:
+        try:
+            load(name)
+        except LibraryError as error:
+            raise RequestError(str(error)) from error
+        print(library_text(name))
+    elif as_json:
+        print(json.dumps([asdict(entry) for entry in library()], indent=2))
+    else:
+        print(library_text(""))
     return OK
 
 
@@ -433,9 +442,13 @@ def _tell_saved(paths: list[Path]) -> None:
     print(f"saved {' and '.join(map(str, paths))}", file=sys.stderr)
 
 
-def _result(report: Report | None, message: str) -> str:
+def _result_of(runs: Runs, row: RunRow) -> str:
+    try:
+        report = runs.report(row.run_id) if row.status == "done" else None
+    except UnreadableRun:
+        return "stored by another version"
     if report is None:
-        return message
+        return row.message
     if not report.correct:
         return "no correct kernel"
     latency = microseconds(report.latency_us) if report.latency_us is not None else ""
@@ -447,7 +460,7 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         status = command.main(standalone_mode=False)
-    except (RequestError, SettingsError, RunNotFound, RunBusy) as error:
+    except (RequestError, SettingsError, RunNotFound, RunBusy, UnreadableRun) as error:
         print(f"kernelwright: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 
 from agent.prompt import FOLDER, load_prompt
 from tools.task import Frozen
-
-KERNELS = FOLDER.parent / "kernels"
 
 _WORD = re.compile(r"[a-z0-9_]+")
 
@@ -54,21 +51,17 @@ def search_text(query: str) -> str:
     return "\n\n".join(f"## {section.title}\n{section.text}" for section in found)
 
 
-def library_names() -> list[str]:
-    """Names of the library's kernels: folders that hold a `task.toml`."""
-    return sorted(path.parent.name for path in KERNELS.glob("*/task.toml"))
-
-
 def library_text(name: str) -> str:
-    """An example's source and reference for a model; the list of names when there is none of that name."""
-    names = library_names()
-    if name not in names:
-        head = f"there is no example {name!r}; " if name else ""
-        return f"{head}examples: {', '.join(names)}"
-    folder: Path = KERNELS / name
+    """An example's task, reference and kernel; the list of examples when there is none of that name."""
+    from tools.library import KERNELS, library
+
+    entries = library()
+    if name not in [entry.op for entry in entries]:
+        head = f"there is no example {name!r}; examples:\n" if name else ""
+        return head + "\n".join(f"{entry.op}: {entry.description}" for entry in entries)
+    folder = KERNELS / name
     parts = [
-        f"# {file}\n{(folder / file).read_text(encoding='utf-8')}"
+        f"# kernels/{name}/{file}\n{(folder / file).read_text(encoding='utf-8')}"
         for file in ("task.toml", "reference.py", "kernel.py")
-        if (folder / file).exists()
     ]
     return "\n".join(parts)

@@ -12,7 +12,7 @@ from agent.render import Progress, microseconds, show_report
 from agent.report import Report
 from agent.runs import Runs
 from agent.settings import SettingsError
-from agent.store import RunBusy
+from agent.store import RunBusy, UnreadableRun
 from tools.task_errors import RequestError
 
 HELP = """Describe a kernel:      softmax, x 512x1024, float32, trn2
@@ -45,7 +45,7 @@ def converse(conversation: Conversation, runs: Runs) -> int:
             console.print(f"> {line.strip()}", style="bold", highlight=False, markup=False)
         try:
             ok = _command(line.strip(), conversation, runs, console) or _turn(line, conversation, runs, console)
-        except (RequestError, SettingsError, RunBusy) as error:
+        except (RequestError, SettingsError, RunBusy, UnreadableRun) as error:
             console.print(f"{error}", style="red", highlight=False, markup=False)
             ok = False
         answered, refused = answered + ok, refused + (not ok)

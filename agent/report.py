@@ -43,7 +43,11 @@ class Report(Frozen):
     dollars: float
     policy: str
     model: str
+    """The vendor's model name; empty without a model."""
+    prompts: str
+    """Version of the prompts; empty without a model."""
     model_version: str
+    """Version of the timing model."""
     stop: str
     limits: tuple[str, ...]
     """What was not covered, in words."""
@@ -106,6 +110,7 @@ def build_report(state: RunState, stop: StopReason) -> Report:
         dollars=round(state.used.dollars, 6),
         policy=state.policy,
         model=state.model,
+        prompts=state.prompts,
         model_version=evaluation.model_version if evaluation else "",
         stop=str(stop),
         limits=tuple(_limits(state, task, evaluation)),

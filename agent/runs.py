@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START
+from pydantic import ValidationError
 
 from agent.bench import Benches, default_bench
 from agent.budget import BudgetSpent, Clock, Meter, SystemClock
@@ -26,7 +27,7 @@ from agent.policies.protocol import BeyondPolicy, Policy, PolicyFailed
 from agent.report import Report, build_report
 from agent.settings import Settings, SettingsError
 from agent.state import Message, Phase, RunRequest, RunState, StopReason
-from agent.store import RunBusy, RunRow, Store
+from agent.store import RunBusy, RunRow, Store, UnreadableRun
 from tools.task import Budget, Kernel, Task
 from tools.task_errors import RequestError
 
@@ -111,7 +112,13 @@ class Runs:
             if len(self._live) >= self.settings.parallel_runs + self.settings.max_queued:
                 raise Busy("too many runs are waiting; try again later")
         run_id = self.store.create(request, parent)
-        update = {"run_id": run_id, "request": request, "policy": policy.name, "model": policy.model}
+        update = {
+            "run_id": run_id,
+            "request": request,
+            "policy": policy.name,
+            "model": policy.model,
+            "prompts": policy.prompts,
+        }
         state = (initial or RunState(run_id=run_id, request=request)).model_copy(update=update)
         graph = build_graph(policy, self._saver)
         # Written before any work, so that a run killed while it waits can be resumed.
@@ -278,7 +285,10 @@ class Runs:
         saved = self._saver.get_tuple(_config(run_id))
         values = saved.checkpoint["channel_values"] if saved else {}
         fields = {name: values[name] for name in RunState.model_fields if name in values}
-        state = RunState(**{"run_id": run_id, "request": row.request, **fields})
+        try:
+            state = RunState(**{"run_id": run_id, "request": row.request, **fields})
+        except ValidationError as error:
+            raise UnreadableRun(run_id) from error
         return state.model_copy(update={"candidates": self.store.candidates(run_id), "used": row.used})
 
     def report(self, run_id: str) -> Report | None:

@@ -159,6 +159,8 @@ class RunState(BaseModel):
     request: RunRequest
     policy: str = ""
     model: str = ""
+    prompts: str = ""
+    """Version of the prompts that the policy speaks with; empty without a model."""
     task: Task | None = None
     seed: Kernel | None = None
     """Best kernel of the run that this one was forked from: made for a related task, not for this one."""

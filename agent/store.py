@@ -13,9 +13,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
+
+from pydantic import ValidationError
 
 from agent.events import EVENT, Event
 from agent.state import Candidate, RunRequest, Used
@@ -47,6 +49,13 @@ class RunBusy(Exception):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"run {run_id} is being worked on by another process; cancel it there first")
+
+
+class UnreadableRun(Exception):
+    """What is stored was written by a version with other types."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} was stored by another version of Kernelwright and can't be read by this one")
 
 
 class RunRow(Frozen):
@@ -99,6 +108,7 @@ class Store:
 
         Raises:
             RunNotFound: no such run.
+            UnreadableRun: it was stored by another version.
         """
         with self._lock:
             found = self._db.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
@@ -110,22 +120,30 @@ class Store:
         """The newest runs, newest first."""
         with self._lock:
             found = self._db.execute("SELECT * FROM runs ORDER BY created DESC LIMIT ?", (limit,)).fetchall()
-        return [self._row(row) for row in found]
+        readable = []
+        for row in found:
+            # One old run must not hide the others.
+            with suppress(UnreadableRun):
+                readable.append(self._row(row))
+        return readable
 
     def _row(self, row: tuple[str, float, str | None, Status, str, str, str, int]) -> RunRow:
         run_id, created, parent, status, request, used, message, cancel = row
         if status in ("running", "queued") and not self._owned(run_id):
             status = "interrupted"
-        return RunRow(
-            run_id=run_id,
-            created=created,
-            parent=parent,
-            status=status,
-            request=RunRequest.model_validate_json(request),
-            used=Used.model_validate_json(used),
-            message=message,
-            cancel=bool(cancel),
-        )
+        try:
+            return RunRow(
+                run_id=run_id,
+                created=created,
+                parent=parent,
+                status=status,
+                request=RunRequest.model_validate_json(request),
+                used=Used.model_validate_json(used),
+                message=message,
+                cancel=bool(cancel),
+            )
+        except ValidationError as error:
+            raise UnreadableRun(run_id) from error
 
     def set_status(self, run_id: str, status: Status, message: str = "") -> None:
         """Record how a run stands."""
@@ -159,7 +177,10 @@ class Store:
             found = self._db.execute(
                 "SELECT json FROM events WHERE run_id = ? AND seq > ? ORDER BY seq", (run_id, after)
             ).fetchall()
-        return [EVENT.validate_json(text) for (text,) in found]
+        try:
+            return [EVENT.validate_json(text) for (text,) in found]
+        except ValidationError as error:
+            raise UnreadableRun(run_id) from error
 
     def save_candidate(self, run_id: str, candidate: Candidate) -> None:
         """Keep a candidate at once: a checkpoint is written only when its node ends."""
@@ -175,7 +196,10 @@ class Store:
             found = self._db.execute(
                 "SELECT json FROM candidates WHERE run_id = ? ORDER BY number", (run_id,)
             ).fetchall()
-        return [Candidate.model_validate_json(text) for (text,) in found]
+        try:
+            return [Candidate.model_validate_json(text) for (text,) in found]
+        except ValidationError as error:
+            raise UnreadableRun(run_id) from error
 
     @contextmanager
     def owned(self, run_id: str) -> Iterator[None]:

@@ -16,7 +16,7 @@ from agent.policies.chat_model import AssistantTurn, ChatModel, ModelRefused, Re
 from agent.policies.prices import dollars
 from agent.policies.protocol import PolicyFailed
 from agent.policies.retry import with_backoff
-from agent.prompt import load_prompt
+from agent.prompt import load_prompt, prompts_version
 from agent.specify import grammar_task, model_task
 from agent.state import Candidate, Proposal, RunRequest, RunState, goal_status
 from agent.toolbox import Arguments, Finish, GiveUp, SubmitKernel, Toolbox, candidate_text, kernel_tools, parents_of
@@ -81,6 +81,11 @@ class ModelPolicy:
     def model(self) -> str:
         """The vendor's model name."""
         return self._chat.model
+
+    @property
+    def prompts(self) -> str:
+        """Version of the prompts."""
+        return prompts_version()
 
     def specify(self, request: RunRequest, desk: Desk) -> Task:
         """Let the model state the task; where it can't, the grammar reads the request.

@@ -20,6 +20,7 @@ class OfflinePolicy:
 
     name = "offline"
     model = ""
+    prompts = ""
 
     def __init__(self) -> None:
         self._generators: dict[str, Generator] = {}

@@ -28,6 +28,10 @@ class Policy(Protocol):
     def model(self) -> str:
         """The vendor's model name; empty without a model."""
 
+    @property
+    def prompts(self) -> str:
+        """Version of the prompts; empty without a model."""
+
     def specify(self, request: RunRequest, desk: Desk) -> Task:
         """Understand the request.
 

@@ -25,7 +25,7 @@ from agent.service.limits import BodyLimit
 from agent.settings import Settings, SettingsError
 from agent.simulation import SimulateRequest, SimulateResult, run_simulation
 from agent.state import PolicyName, RunRequest
-from agent.store import RunBusy, RunNotFound, RunRow
+from agent.store import RunBusy, RunNotFound, RunRow, UnreadableRun
 from tools.task import Budget, Frozen, Target
 from tools.task_errors import RequestError
 
@@ -231,6 +231,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RunNotFound)
     async def not_found(request: Request, error: RunNotFound) -> JSONResponse:
         return _problem(404, f"there is no run {request.path_params.get('run_id', '')!r}")
+
+    @app.exception_handler(UnreadableRun)
+    async def unreadable(request: Request, error: UnreadableRun) -> JSONResponse:
+        return _problem(409, str(error))
 
     @app.exception_handler(RunBusy)
     async def busy(request: Request, error: RunBusy) -> JSONResponse:

@@ -125,6 +125,7 @@ class ListPolicy:
 
     name = "list"
     model = ""
+    prompts = ""
 
     def __init__(self, steps: Sequence[Step], task: Task | None = None) -> None:
         self.steps = list(steps)

@@ -14,7 +14,7 @@ from agent.events import RunFailed, RunFinished, RunRefused, RunStarted
 from agent.policies.protocol import BeyondPolicy
 from agent.runs import Busy
 from agent.state import Message, Proposal, RunRequest, RunState, StopReason
-from agent.store import RunBusy, RunNotFound
+from agent.store import RunBusy, RunNotFound, UnreadableRun
 from tests.agent.doubles import FakeClock, ListPolicy, fake_bench, judge, kernel, make_task
 from tools.task import Budget, Evaluation, Kernel, Task
 from tools.task_errors import RequestError
@@ -270,3 +270,18 @@ def test_old_checkpoints_are_dropped(make_runs) -> None:
     rows = runs._saver.conn.execute("SELECT COUNT(*) FROM checkpoints WHERE thread_id = ?", (run_id,)).fetchone()
     assert rows == (1,)
     assert runs.state(run_id).task is not None
+
+
+def test_a_run_of_another_version_is_told_and_hides_no_other(make_runs) -> None:
+    runs = make_runs(ListPolicy([100.0], make_task("latency<=100us")))
+    old, new = (runs.start(REQUEST) for _ in range(2))
+    for run_id in (old, new):
+        list(runs.stream(run_id))
+    with runs.store._write() as db:
+        db.execute('UPDATE events SET json = \'{"type": "finished"}\' WHERE run_id = ?', (old,))
+    with pytest.raises(UnreadableRun, match="another version"):
+        runs.report(old)
+    assert runs.report(new) is not None
+    with runs.store._write() as db:
+        db.execute("UPDATE runs SET request = '{\"wish\": 1}' WHERE run_id = ?", (old,))
+    assert [row.run_id for row in runs.rows()] == [new]

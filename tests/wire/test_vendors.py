@@ -24,6 +24,7 @@ from agent.policies.chat_model import (
 from agent.policies.factory import choose
 from agent.policies.model import ModelPolicy
 from agent.policies.prices import dollars
+from agent.prompt import prompts_version
 from agent.settings import Settings, SettingsError
 from agent.state import RunRequest, StopReason
 from tests.agent.doubles import FakeClock, fake_bench, kernel
@@ -195,6 +196,7 @@ def test_a_whole_run_through_the_wire(
     events = run(wire, keyed, make_runs)
     report = events[-1].report
     assert report.goal_met
+    assert (report.policy, report.prompts) == (wire.name, prompts_version())
     assert [(c.number, c.change, c.latency_us) for c in report.candidates] == [
         (1, "first", None), (2, "mended", 120.0), (3, "trial", 110.0), (4, "faster", 90.0),
     ]  # fmt: skip
