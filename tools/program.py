@@ -8,7 +8,7 @@ code ever ran. So kernel source can neither read inputs nor write outputs but th
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -382,11 +382,23 @@ class Replayed:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def replay(program: Program, inputs: Sequence[NDArray[Any]], target: Machine, *, max_bytes: int = 64 << 30) -> Replayed:
+Carrier = Callable[[int, Opcode, tuple[Tensor, ...], tuple[Tensor, ...], dict[str, Any]], None]
+"""Carries out instruction number i: opcode, outputs, inputs, parameters of its meaning."""
+
+
+def replay(
+    program: Program,
+    inputs: Sequence[NDArray[Any]],
+    target: Machine,
+    *,
+    max_bytes: int = 64 << 30,
+    carrier: Carrier | None = None,
+) -> Replayed:
     """Carry out a recorded kernel.
 
     Args:
         inputs: one array for each input buffer, in order; they are not changed.
+        carrier: called for each instruction in place of its meaning, to look at operands before and after.
 
     Raises:
         KernelError: an instruction is at fault that shows only with data.
@@ -396,14 +408,17 @@ def replay(program: Program, inputs: Sequence[NDArray[Any]], target: Machine, *,
     core = _Replaying(launch, program.trace)
     before = context.enter(core)
     try:
-        return _Replay(program, inputs, core).run()
+        return _Replay(program, inputs, core, carrier).run()
     finally:
         context.enter(before)
 
 
 class _Replay:
-    def __init__(self, program: Program, inputs: Sequence[NDArray[Any]], core: _Replaying) -> None:
+    def __init__(
+        self, program: Program, inputs: Sequence[NDArray[Any]], core: _Replaying, carrier: Carrier | None = None
+    ) -> None:
         self.program = program
+        self.carrier = carrier
         self.core = core
         self.rows = _tensor_rows(program.tensors)
         self.buffers = [self._buffer(info) for info in program.trace.buffers]
@@ -489,7 +504,10 @@ class _Replay:
             values = self._values(parameters, outs)
             if code == _REGISTER_LOAD:
                 values = {"register": Register()}
-            OPCODES[code].meaning(outs, ins, **values)
+            if self.carrier is None:
+                OPCODES[code].meaning(outs, ins, **values)
+            else:
+                self.carrier(index, OPCODES[code], outs, ins, values)
             for dead in dying[index]:
                 buffer = self.buffers[dead]
                 buffer.data = buffer.written = buffer.cache = None
