@@ -5,6 +5,7 @@
 
 from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, UnsupportedError
 from tools.sim.execute import SimResult, simulate
+from tools.sim.frontend.host import install
 from tools.sim.frontend.loader import LoadedKernel, load_kernel, load_source
 from tools.sim.machine import machine
 
@@ -16,6 +17,7 @@ __all__ = [
     "SimResult",
     "SourceRange",
     "UnsupportedError",
+    "install",
     "load_kernel",
     "load_source",
     "machine",

@@ -115,6 +115,14 @@ _BY_NUMPY: dict[Any, DType] = {
 _BY_NUMPY[np.dtype(np.bool_)] = bool_
 
 
+def packed_host_dtype(dtype: DType) -> np.dtype[Any]:
+    """The structured NumPy dtype of host arrays that hold a packed type; its one field bears the type's name."""
+    return np.dtype([(dtype.name, dtype.storage)])
+
+
+_BY_NUMPY.update({packed_host_dtype(d): d for d in ALL if d.kind == "packed"})
+
+
 def _lookup(value: Any) -> DType:
     if isinstance(value, DType):
         return value

@@ -17,6 +17,7 @@ from tools.sim.frontend import language
 from tools.sim.frontend.jit import make_jit
 from tools.sim.frontend.modules import make
 from tools.sim.isa import (
+    collectives,
     control,
     dma,
     enums,
@@ -154,10 +155,25 @@ def _language() -> dict[str, Any]:
     members["bool_"] = members["bool"] = dtypes.bool_
     members.update({name: getattr(language, name) for name in language.PUBLIC})
     members["range"] = language.affine_range
-    members["NkiTensor"] = Tensor
+    members["NkiTensor"] = members["tensor"] = Tensor
+    members["dtype"] = dtypes.DType
     for name in language.OPERATORS:
         members[name] = OpHandle(name, language.OPERATORS[name])
     return members
+
+
+class _Annotating(ModuleType):
+    """A module that kernels also use as an annotation, alone and in `Optional[...]` or `... | None`."""
+
+    __path__: list[str] = []  # noqa: RUF012 - what makes it a package; never changed
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(f"{self.__name__} is a module")
+
+    def __or__(self, other: Any) -> Any:
+        return self
+
+    __ror__ = __or__
 
 
 def build() -> dict[str, ModuleType]:
@@ -168,8 +184,11 @@ def build() -> dict[str, ModuleType]:
     nisa.NkiInstruction, nisa.NkiValidationError = Instruction, KernelError  # type: ignore[attr-defined]
     nisa.VirtualRegister = control.Register  # type: ignore[attr-defined]
     typing = make("nki.typing", "Annotations.", tensor=language.Annotation(), mutable_tensor=language.Annotation())
-    dtype = make("nki.dtype", "Data types.", **{str(d): d for d in dtypes.ALL})
-    tensor_module = make("nki.tensor", "The tensor class.", Tensor=Tensor, NkiTensor=Tensor)
+    dtype = _Annotating("nki.dtype", "Data types.")
+    dtype.__dict__.update({str(d): d for d in dtypes.ALL})
+    tensor_module = _Annotating("nki.tensor", "The tensor class.")
+    tensor_module.__dict__.update(Tensor=Tensor, NkiTensor=Tensor)
+    collective = make("nki.collectives", "Exchanges between ranks.", **collectives.MEMBERS)
     compiler = make("nki.compiler", "Compiler hints.", **language.COMPILER_HINTS)
     nki = make(
         "nki",
@@ -181,11 +200,12 @@ def build() -> dict[str, ModuleType]:
         dtype=dtype,
         tensor=tensor_module,
         compiler=compiler,
+        collectives=collective,
         simulate=language.simulate,
         cpu_simulate=language.simulate,
         __version__="0.6.0",
     )
     for name in REMOVED:
         nki.__dict__[name] = language.removed(name)
-    modules = (nki, nl, nisa, constants, typing, dtype, tensor_module, compiler)
+    modules = (nki, nl, nisa, constants, typing, dtype, tensor_module, compiler, collective)
     return {m.__name__: m for m in modules}

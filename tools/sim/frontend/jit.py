@@ -64,5 +64,5 @@ def make_jit(dialect: str) -> Callable[..., Any]:
 
 
 def default_target() -> str:
-    """Target for launches that name none: NEURON_PLATFORM_TARGET_OVERRIDE, else trn2."""
-    return os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or "trn2"
+    """Target for launches that name none: NEURON_PLATFORM_TARGET_OVERRIDE, NKI_NC_VERSION, else trn2."""
+    return os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or os.environ.get("NKI_NC_VERSION") or "trn2"
