@@ -101,7 +101,7 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         3400.0,
     ),
     "throttle_share": _same(
-        0.48,
+        0.4,
         "ratio",
         "fitted",
         "Neuron Explorer glossary: below ~50 % use the cap returns; rows in use count (mixed-tile matmul benchmark)",

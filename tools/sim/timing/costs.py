@@ -187,14 +187,21 @@ def laws_of(trace: Trace) -> Ints:
     return laws
 
 
-def costs(trace: Trace, machine: Machine) -> Costs:
+def costs(trace: Trace, machine: Machine, dropped: Bools | None = None) -> Costs:
     """Times of every instruction of `trace` on `machine` when nothing makes it wait.
+
+    Args:
+        trace: the program.
+        machine: the generation.
+        dropped: instructions that the compiler removed: they take no time and move no data.
 
     Raises:
         UnsupportedError: an instruction has no known cost.
     """
     n = len(trace)
     law = laws_of(trace)
+    if dropped is not None:
+        law[dropped] = _CONTROL
     flags = trace.column(Inst.FLAGS)
     engine = _engines(trace, law)
     cycles = np.zeros(n)
@@ -220,6 +227,10 @@ def costs(trace: Trace, machine: Machine) -> Costs:
         issue[collective] = latency[collective] = release[collective] = (
             machine.collective_latency_ns + moved / machine.collective_gbps
         )
+    if dropped is not None:
+        engine[dropped] = Engine.SYNC
+        for times in (issue, latency, release):
+            times[dropped] = 0.0
     return Costs(
         engine,
         issue,

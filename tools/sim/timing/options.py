@@ -16,6 +16,9 @@ class CompilerModel:
             program order.
         rename: give every whole overwrite of a tile its own space.
         place_loads: issue the DMAs that name no engine in the order in which their data is needed.
+        forward: rows that the Tensor Engine spreads over partitions are read from PSUM without a copy.
+        reuse: values that SBUF still holds are neither loaded nor computed again, while there is room.
+        balance: copies out of PSUM are shared out between Vector and Scalar.
         queue_window: DMAs among which a queue that the compiler fills picks the first ready one, so that a store
             that waits for its result holds no load up.
     """
@@ -24,6 +27,9 @@ class CompilerModel:
     window: int = 1
     rename: bool = False
     place_loads: bool = False
+    forward: bool = False
+    reuse: bool = False
+    balance: bool = False
     queue_window: int = 16
 
 
@@ -33,8 +39,8 @@ IN_ORDER = CompilerModel("in-order")
 BETA2 = CompilerModel("beta2", window=64, rename=True, place_loads=True)
 """nki kernels: the compiler schedules instructions and allocates tiles, but moves no data on its own."""
 
-BETA1 = CompilerModel("beta1", window=64, rename=True, place_loads=True)
-"""neuronxcc.nki kernels: as `beta2`."""
+BETA1 = CompilerModel("beta1", window=64, rename=True, place_loads=True, forward=True, reuse=True, balance=True)
+"""neuronxcc.nki kernels: the compiler also keeps values in SBUF, drops copies and balances engines."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from . import compiled
 from .costs import Costs, costs
 from .dependence import Edge, Edges, dependencies
 from .events import Streams, play
+from .optimising import optimised
 from .options import CompilerModel, TimingOptions
-from .renaming import renamed
 from .timeline import Timeline
 
 Ints = NDArray[np.int64]
@@ -37,9 +37,8 @@ def schedule(trace: Trace, machine: Machine, options: TimingOptions | None = Non
     """
     options = options or TimingOptions()
     model = options.compiler(trace.dialect)
-    if model.rename:
-        trace = renamed(trace)
-    cost = costs(trace, machine)
+    trace, dropped = optimised(trace, machine, model)
+    cost = costs(trace, machine, dropped)
     edges = dependencies(trace, machine, cost, space=options.space)
     lane, lanes = lanes_of(trace, machine, cost)
     streams = prepare(trace, machine, options, model, cost, edges, lane, lanes)

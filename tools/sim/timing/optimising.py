@@ -1,0 +1,248 @@
+"""What the neuronxcc.nki compiler does to a program before the engines see it, pass by pass.
+
+The passes keep every instruction's index: one that the compiler drops stays in the trace without operands and costs
+nothing. They are reasoned from the program alone and switched by `CompilerModel`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.sim.instruction import BY_NAME, Engine, Flag, Inst, Operand, Trace
+from tools.sim.machine import Machine
+
+from .allocation import owners
+from .options import CompilerModel
+from .renaming import renamed
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+LEVELS = 4096
+"""Steps of the trace in which SBUF use is tracked while values are kept."""
+
+
+def optimised(trace: Trace, machine: Machine, model: CompilerModel) -> tuple[Trace, Bools]:
+    """The program that the engines run under `model`, and which of its instructions were dropped."""
+    dropped = np.zeros(len(trace), np.bool_)
+    if not len(trace):
+        return trace, dropped
+    if model.rename:
+        trace = renamed(trace)
+    if model.forward:
+        trace, gone = forwarded(trace, machine)
+        dropped |= gone
+    if model.reuse:
+        trace, gone = reused(trace, machine)
+        dropped |= gone
+    if model.balance:
+        trace = balanced(trace, machine)
+    return trace, dropped
+
+
+def _without(trace: Trace, dropped: Bools, operands: Ints, instructions: Ints | None = None) -> Trace:
+    """`trace` with other operands, those of dropped instructions removed."""
+    instructions = (trace.instructions if instructions is None else instructions).copy()
+    keep = ~dropped[owners(trace)]
+    instructions[dropped, Inst.OPERANDS] = 0
+    counts = instructions[:, Inst.OPERANDS]
+    instructions[:, Inst.FIRST_OPERAND] = np.cumsum(counts) - counts
+    return replace(trace, instructions=instructions, operands=operands[keep])
+
+
+def forwarded(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
+    """Rows that the Tensor Engine spreads over the partitions are read from PSUM, without a copy to SBUF.
+
+    A copy is dropped when its source is a PSUM tile of one bank that one matmul of a single row (K = 1) fills, its
+    destination is filled by it alone, and only Vector and Scalar instructions read that.
+    """
+    n, operands = len(trace), trace.operands
+    dropped = np.zeros(n, np.bool_)
+    copies = np.flatnonzero(trace.column(Inst.OPCODE) == BY_NAME["tensor_copy"].code)
+    copies = copies[trace.instructions[copies, Inst.OPERANDS] == 2]
+    if not len(copies):
+        return trace, dropped
+    owner, buffer, flags = owners(trace), operands[:, Operand.BUFFER], operands[:, Operand.FLAGS]
+    count = len(trace.buffers)
+    psum = np.array([b.space == "psum" and b.row_bytes <= machine.psum_bank_bytes for b in trace.buffers])
+    sbuf = np.array([b.space == "sbuf" and b.address is None for b in trace.buffers])
+    size = np.array([b.row_bytes for b in trace.buffers])
+    writes, reads = (flags & 1) != 0, (flags & 2) != 0
+    writers = np.bincount(buffer[writes], minlength=count)
+    single = (trace.column(Inst.OPCODE) == BY_NAME["nc_matmul"].code) & (trace.column(Inst.PARTITIONS) == 1)
+    by_single = np.zeros(count, np.bool_)
+    by_single[buffer[writes & single[owner]]] = True
+    engine = trace.column(Inst.ENGINE)
+    able = np.isin(engine, (int(Engine.VECTOR), int(Engine.SCALAR)))
+    readable = np.ones(count, np.bool_)
+    readable[buffer[reads & ~able[owner]]] = False
+    first = trace.instructions[copies, Inst.FIRST_OPERAND]
+    out, source = operands[first], operands[first + 1]
+    out_buffer, source_buffer = out[:, Operand.BUFFER], source[:, Operand.BUFFER]
+    whole = (out[:, Operand.BYTE0] == 0) & (out[:, Operand.BYTE1] == size[out_buffer])
+    whole &= (source[:, Operand.BYTE0] == 0) & (source[:, Operand.BYTE1] == size[source_buffer])
+    fits = whole & (size[out_buffer] == size[source_buffer]) & (out[:, Operand.FLAGS] == 1)
+    fits &= psum[source_buffer] & by_single[source_buffer] & (writers[source_buffer] == 1)
+    fits &= sbuf[out_buffer] & (writers[out_buffer] == 1) & readable[out_buffer]
+    if not fits.any():
+        return trace, dropped
+    dropped[copies[fits]] = True
+    name = np.arange(count)
+    name[out_buffer[fits]] = source_buffer[fits]
+    moved = np.zeros(count, np.bool_)
+    moved[out_buffer[fits]] = True
+    instructions = trace.instructions.copy()
+    instructions[owner[moved[buffer] & reads], Inst.FLAGS] |= Flag.PSUM_SRC
+    changed = operands.copy()
+    changed[:, Operand.BUFFER] = name[buffer]
+    return _without(trace, dropped, changed, instructions), dropped
+
+
+def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
+    """Values that a tile of SBUF still holds are not loaded or computed again.
+
+    Two tiles hold the same value when the same instructions of the same source line (for DMAs: the same transfers)
+    fill them from the same values, once and before anyone reads them. The older tile then lives on, as long as SBUF
+    has room for it all the way; otherwise the value is made again.
+    """
+    n, operands = len(trace), trace.operands
+    dropped = np.zeros(n, np.bool_)
+    owner, buffer, flags = owners(trace), operands[:, Operand.BUFFER], operands[:, Operand.FLAGS]
+    count = len(trace.buffers)
+    in_sbuf = np.array([b.space == "sbuf" for b in trace.buffers])
+    in_hbm = np.array([b.space not in ("sbuf", "psum") for b in trace.buffers])
+    placed = np.array([b.address is not None for b in trace.buffers])
+    writes, reads = (flags & 1) != 0, (flags & 2) != 0
+    written = np.zeros(count, np.bool_)
+    written[buffer[writes]] = True
+    last_write, first_write = np.full(count, -1), np.full(count, n)
+    np.maximum.at(last_write, buffer[writes], owner[writes])
+    np.minimum.at(first_write, buffer[writes], owner[writes])
+    first_read, last_use = np.full(count, n), np.full(count, -1)
+    np.minimum.at(first_read, buffer[reads], owner[reads])
+    np.maximum.at(last_use, buffer, owner)
+    constant = in_hbm & ~written
+    pure = in_sbuf & ~placed & written & (last_write < first_read)
+    pure[buffer[flags == 3]] = False
+    outputs = np.bincount(owner[writes], minlength=n)
+    level = _sbuf_level(trace, first_write, last_use, in_sbuf)
+    step = -(-n // LEVELS)
+    capacity = machine.sbuf_partition_bytes
+    # Writers of each pure tile, tiles in the order of their first write.
+    rows = np.flatnonzero(writes & pure[buffer])
+    rows = rows[np.lexsort((owner[rows], buffer[rows]))]
+    borders = np.flatnonzero(np.diff(buffer[rows], prepend=-1))
+    ends = np.append(borders[1:], len(rows))
+    order = np.argsort(first_write[buffer[rows[borders]]], kind="stable")
+    name = list(range(count))
+    table = trace.instructions.tolist()
+    rectangles = operands.tolist()
+    one_output = (outputs == 1).tolist()
+    is_dma = np.isin(
+        trace.column(Inst.OPCODE), [BY_NAME[k].code for k in ("dma_copy", "dma_transpose") if k in BY_NAME]
+    ).tolist()
+    stable, clean = constant.tolist(), pure.tolist()
+    uses, begins = last_use.tolist(), first_write.tolist()
+    sizes = [b.row_bytes for b in trace.buffers]
+    owner_list, buffer_list = owner.tolist(), buffer.tolist()
+    row_list = rows.tolist()
+    values: dict[Any, int] = {}
+    for k in order.tolist():
+        key: list[Any] = []
+        mine = row_list[borders[k] : ends[k]]
+        tile = buffer_list[mine[0]]
+        for row in mine:
+            i = owner_list[row]
+            if not one_output[i]:
+                break
+            entry = table[i]
+            inputs = []
+            for r in rectangles[entry[Inst.FIRST_OPERAND] : entry[Inst.FIRST_OPERAND] + entry[Inst.OPERANDS]]:
+                if r[Operand.FLAGS] == 2:
+                    if not (stable[r[Operand.BUFFER]] or clean[r[Operand.BUFFER]]):
+                        break
+                    inputs.append((name[r[Operand.BUFFER]], *r[Operand.ROW0 :]))
+            else:
+                line = -1 if is_dma[i] else entry[Inst.LINE]
+                what = (entry[Inst.OPCODE], line, entry[Inst.FREE], entry[Inst.AUX], entry[Inst.FLAGS])
+                key.append((what, *rectangles[row][Operand.ROW0 :], *inputs))
+                continue
+            break
+        else:
+            found = tuple(key)
+            older = values.get(found)
+            if older is None or not _keep(level, step, uses[older], begins[tile], sizes[older], capacity):
+                values[found] = tile
+                continue
+            name[tile] = older
+            uses[older] = max(uses[older], uses[tile])
+            for row in mine:
+                dropped[owner_list[row]] = True
+    if not dropped.any():
+        return trace, dropped
+    changed = operands.copy()
+    changed[:, Operand.BUFFER] = np.array(name)[buffer]
+    return _without(trace, dropped, changed), dropped
+
+
+def _sbuf_level(trace: Trace, first: Ints, last: Ints, in_sbuf: Bools) -> Ints:
+    """SBUF bytes per partition in use at each of `LEVELS` steps of the trace (the fullest of each step's tiles)."""
+    step = -(-len(trace) // LEVELS)
+    change = np.zeros(LEVELS + 2, np.int64)
+    sizes = np.array([b.row_bytes for b in trace.buffers])
+    used = np.flatnonzero(in_sbuf & (last >= 0))
+    np.add.at(change, np.minimum(first[used], last[used]) // step, sizes[used])
+    np.add.at(change, last[used] // step + 1, -sizes[used])
+    return np.cumsum(change)
+
+
+def _keep(level: Ints, step: int, last: int, again: int, size: int, capacity: int) -> bool:
+    """Keep `size` bytes from instruction `last` to `again` if there is room for them throughout."""
+    low, high = last // step + 1, again // step
+    if low >= high:
+        return True
+    span = level[low:high]
+    if int(span.max()) + size > capacity:
+        return False
+    span += size
+    return True
+
+
+def balanced(trace: Trace, machine: Machine) -> Trace:
+    """Copies out of PSUM go to whichever of Vector and Scalar has had less to do so far."""
+    from .costs import costs
+
+    rows = np.flatnonzero(
+        (trace.column(Inst.OPCODE) == BY_NAME["tensor_copy"].code)
+        & (trace.column(Inst.ENGINE) == Engine.VECTOR)
+        & ((trace.column(Inst.FLAGS) & Flag.PSUM_SRC) != 0)
+    )
+    if not len(rows):
+        return trace
+    instructions = trace.instructions.copy()
+    instructions[rows, Inst.ENGINE] = Engine.SCALAR
+    other = replace(trace, instructions=instructions)
+    on_scalar = costs(other, machine).issue_ns
+    cost = costs(trace, machine)
+    on_vector = cost.issue_ns
+    movable = np.zeros(len(trace), np.bool_)
+    movable[rows] = True
+    chosen = trace.column(Inst.ENGINE).copy()
+    busy = {int(Engine.VECTOR): 0.0, int(Engine.SCALAR): 0.0}
+    active = np.flatnonzero(movable | np.isin(cost.engine, (int(Engine.VECTOR), int(Engine.SCALAR))) & ~cost.is_dma)
+    for i, engine, move, vector, scalar in zip(
+        active.tolist(), cost.engine[active].tolist(), movable[active].tolist(), on_vector[active].tolist(),
+        on_scalar[active].tolist(),
+    ):  # fmt: skip
+        if move and busy[2] + scalar < busy[1] + vector:
+            chosen[i] = Engine.SCALAR
+            busy[2] += scalar
+        else:
+            busy[engine] += vector
+    instructions = trace.instructions.copy()
+    instructions[:, Inst.ENGINE] = chosen
+    return replace(trace, instructions=instructions)
