@@ -343,7 +343,9 @@ def reduce_free(op: AluOp, values: Array, axes: tuple[int, ...], keepdims: bool 
     """Reduce float32 (or integer, for bitwise operators) values over `axes`."""
     if op.ufunc is not None:
         if op.name == "add":
-            return np.asarray(values.sum(axis=axes, keepdims=keepdims, dtype=None if op.bitwise else np.float32))
+            # A float64 shadow (tools.insight.lockstep) adds in float64; everything else in float32, as the engines do.
+            wide = op.bitwise or values.dtype == np.float64
+            return np.asarray(values.sum(axis=axes, keepdims=keepdims, dtype=None if wide else np.float32))
         if op.name in ("maximum", "minimum", "multiply", "bitwise_and", "bitwise_or", "bitwise_xor"):
             return np.asarray(op.ufunc.reduce(values, axis=axes, keepdims=keepdims))
     shape = values.shape
