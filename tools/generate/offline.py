@@ -180,7 +180,7 @@ class Generator:
             found = self._try(move.schedule)
             if found is not None and found.latency_us < limit:
                 best, limit = (found, move.why), found.latency_us
-            if time.monotonic() > deadline:
+            if time.monotonic() > (deadline if best is not None else deadline + 4 * self.slice_seconds):
                 break
         return best
 
