@@ -9,7 +9,10 @@ from tools.insight.advice import RULES, Advice, advise
 from tools.insight.counterfactual import Counterfactual
 from tools.insight.gaps import Explanation, IdleCause, explain_gap
 from tools.insight.generations import Generation, what_if
+from tools.insight.locate import Location, locate
+from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import Observed
+from tools.insight.precision import LinePrecision, PrecisionReport, precision_report
 from tools.insight.soundness import TraceError, check, check_order
 
 __all__ = [
@@ -19,12 +22,19 @@ __all__ = [
     "Explanation",
     "Generation",
     "IdleCause",
+    "LinePrecision",
+    "Location",
+    "Lockstep",
     "Observed",
+    "PrecisionReport",
     "TraceError",
     "advise",
     "check",
     "check_order",
     "explain_gap",
+    "locate",
+    "lockstep",
+    "precision_report",
     "rules",
     "what_if",
 ]

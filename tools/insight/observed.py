@@ -13,7 +13,7 @@ from tools.insight.soundness import check
 from tools.sim.instruction import OPCODES, Engine, Inst, Operand, Trace
 from tools.sim.machine import Machine
 from tools.sim.profiler import ENGINE_NAMES, Profile, profile
-from tools.sim.timing import LAW_NAMES, Edge, Timeline, TimingOptions, dependencies, schedule
+from tools.sim.timing import LAW_NAMES, Edge, Edges, Timeline, TimingOptions, dependencies, schedule
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -133,11 +133,20 @@ class Observed:
         return self.is_dma & self._touches(hbm=True, access=WRITES)
 
     @cached_property
+    def _edges(self) -> Edges:
+        return dependencies(self.trace, self.machine, self.timeline.costs, space=False)
+
+    @cached_property
     def results(self) -> tuple[Ints, Ints]:
         """(producer, consumer) pairs: the consumer waits for the producer's result."""
-        edges = dependencies(self.trace, self.machine, self.timeline.costs, space=False)
-        mine = edges.kind == Edge.RESULT
-        return edges.before[mine], edges.after[mine]
+        mine = self._edges.kind == Edge.RESULT
+        return self._edges.before[mine], self._edges.after[mine]
+
+    @cached_property
+    def flows(self) -> tuple[Ints, Ints]:
+        """(producer, consumer) pairs along which values flow: results, and sums that go on in the same engine."""
+        mine = (self._edges.kind == Edge.RESULT) | (self._edges.kind == Edge.ORDER)
+        return self._edges.before[mine], self._edges.after[mine]
 
     @cached_property
     def consumers(self) -> Ints:

@@ -1,0 +1,260 @@
+"""Where a wrong result comes from: the line at which the error entered.
+
+Four questions in turn. Did the wrong elements read memory that was never written? Then the line that read it is to blame.
+Did a NaN or infinity arise from finite operands? Then that line made it. Is the float64 shadow
+right where the hardware's result is wrong? Then rounding is to blame, and the line that rounded most. Otherwise the
+kernel computes something else: the lines that only the wrong elements went through, and the input that was never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.compare import Comparison, compare
+from tools.insight.lockstep import Lockstep, lockstep
+from tools.insight.observed import READS, WRITES, Observed
+from tools.insight.precision import NOISE
+from tools.program import Program, _tensor_rows
+from tools.sim.instruction import Operand
+from tools.sim.machine import Machine, machine
+from tools.task import Tolerance
+
+Ints = NDArray[np.int64]
+
+Verdict = Literal["agrees", "not finite", "uninitialised", "rounding", "logic"]
+
+MOST_SUSPECTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A source line that may be at fault, and why."""
+
+    line: int
+    where: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """What went wrong and where.
+
+    Attributes:
+        verdict: `agrees`, `not finite`, `uninitialised`, `rounding` or `logic`.
+        line: line number of the prime suspect; 0 when none can be singled out.
+        sentence: the finding.
+        pattern: what the comparison with the reference says about the wrong output; empty without one.
+        suspects: further lines, the most likely first.
+    """
+
+    verdict: Verdict
+    line: int
+    sentence: str
+    pattern: str
+    suspects: tuple[Suspect, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def locate(
+    program: Program,
+    inputs: Sequence[NDArray[Any]],
+    wanted: Sequence[NDArray[Any]],
+    tolerance: Tolerance,
+    target: Machine | None = None,
+) -> Location:
+    """Name the line at which a recorded kernel's error enters.
+
+    Args:
+        program: the recorded kernel.
+        inputs: one array for each input.
+        wanted: the reference's outputs for these inputs.
+        tolerance: what counts as equal.
+        target: the machine; by default the one it was recorded for.
+
+    Raises:
+        ValueError: the number or shapes of the outputs differ from the reference's.
+        KernelError, Malformed: see `lockstep`.
+    """
+    there = target or machine(program.trace.target)
+    run = lockstep(program, inputs, there)
+    if len(run.outputs) != len(wanted):
+        raise ValueError(f"the kernel returns {len(run.outputs)} outputs, the reference {len(wanted)}")
+    seen = Observed.of(program.trace, there)
+    results = [compare(got, want, tolerance, inputs) for got, want in zip(run.outputs, wanted)]
+    wrong = next((k for k, r in enumerate(results) if not r.passed), -1)
+    if wrong < 0:
+        return Location("agrees", 0, "Every output agrees with the reference within the tolerance.", "", ())
+    pattern = f"output {wrong}: {results[wrong].detail}"
+    bad = _wrong_mask(run.outputs[wrong], wanted[wrong], tolerance)
+    stores = _stores(program, seen, wrong, bad)
+    slices = _backward(seen, stores[0])
+    found = _uninitialised(seen, run, slices, pattern) or _not_finite(seen, run, slices, pattern)
+    if found is not None:
+        return found
+    exact = compare(run.shadow[wrong], wanted[wrong], tolerance, inputs)
+    if exact.passed:
+        return _rounding(seen, run, slices, results[wrong], pattern)
+    return _logic(seen, program, stores, slices, pattern)
+
+
+def _wrong_mask(got: NDArray[Any], want: NDArray[Any], tolerance: Tolerance) -> NDArray[np.bool_]:
+    found, wanted = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    with np.errstate(all="ignore"):
+        scale = float(np.sqrt(np.mean(np.square(wanted))))
+        mask = ~(np.abs(found - wanted) <= tolerance.atol * scale + tolerance.rtol * np.abs(wanted))
+    return mask if mask.any() else np.ones_like(mask)  # wrong as a whole only (rel_l2)
+
+
+def _stores(program: Program, seen: Observed, output: int, bad: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Instructions that wrote wrong elements of an output, and those that wrote only right ones."""
+    row = _tensor_rows(program.tensors)[program.outputs[output]]
+    buffer, offset, strides = row[0], row[2], row[6]
+    operands = seen.trace.operands
+    mine = np.flatnonzero((operands[:, Operand.BUFFER] == buffer) & ((operands[:, Operand.FLAGS] & WRITES) != 0))
+    info = seen.trace.buffers[buffer]
+    item = info.row_bytes * info.partitions // int(np.prod(info.shape))
+    place = np.full(bad.shape, offset, np.int64)
+    for axis, stride in enumerate(strides):
+        shape = [1] * bad.ndim
+        shape[axis] = bad.shape[axis]
+        place = place + (np.arange(bad.shape[axis]) * stride).reshape(shape)
+    at = place[bad] * item
+    guilty: list[int] = []
+    innocent: list[int] = []
+    for k in mine.tolist():
+        width = int(operands[k, Operand.ROW_BYTES])
+        rows, columns = at // width, at % width
+        hit = (
+            (rows >= operands[k, Operand.ROW0])
+            & (rows < operands[k, Operand.ROW1])
+            & (columns >= operands[k, Operand.BYTE0])
+            & (columns < operands[k, Operand.BYTE1])
+        )
+        (guilty if hit.any() else innocent).append(int(seen.owner[k]))
+    return np.array(guilty, np.int64), np.array(innocent, np.int64)
+
+
+def _backward(seen: Observed, rows: Ints) -> NDArray[np.bool_]:
+    """Instructions on whose results `rows` depend, themselves included."""
+    producers, consumers = seen.flows
+    order = np.argsort(consumers, kind="stable")
+    producers, consumers = producers[order], consumers[order]
+    start = np.searchsorted(consumers, np.arange(len(seen.trace) + 1))
+    marked = np.zeros(len(seen.trace), np.bool_)
+    marked[rows] = True
+    queue = rows.tolist()
+    while queue:
+        i = queue.pop()
+        for p in producers[start[i] : start[i + 1]].tolist():
+            if not marked[p]:
+                marked[p] = True
+                queue.append(p)
+    return marked
+
+
+def _suspect(seen: Observed, line: int, reason: str) -> Suspect:
+    return Suspect(seen.number(line), seen.where(line), seen.source(line), reason)
+
+
+def _not_finite(seen: Observed, run: Lockstep, mine: NDArray[np.bool_], pattern: str) -> Location | None:
+    first = next((i for i in run.bad if mine[i]), None)
+    if first is None:
+        return None
+    line = int(seen.line[first])
+    low, high = run.ranges[first]
+    sentence = (
+        f"{seen.where(line)} makes a NaN or infinity out of finite operands (between {low:.4g} and {high:.4g}) for the first "
+        f"time: {seen.source(line)}"
+    )
+    others = dict.fromkeys(int(seen.line[i]) for i in run.bad if mine[i])
+    suspects = tuple(_suspect(seen, k, "makes NaN or infinity") for k in others if k != line)
+    return Location("not finite", seen.number(line), sentence, pattern, suspects[:MOST_SUSPECTS])
+
+
+def _uninitialised(seen: Observed, run: Lockstep, mine: NDArray[np.bool_], pattern: str) -> Location | None:
+    lines = {seen.number(int(k)) for k in np.unique(seen.line[mine])}
+    found = [d for d in run.diagnostics if d.code == "KW-UNINITIALISED" and d.where and d.where.line in lines]
+    if not found:
+        return None
+    first = found[0]
+    assert first.where is not None
+    return Location("uninitialised", first.where.line, str(first), pattern, ())
+
+
+def _rounding(seen: Observed, run: Lockstep, mine: NDArray[np.bool_], result: Comparison, pattern: str) -> Location:
+    lost = np.where(mine[: len(run.local)], run.local, 0.0)
+    worst = int(lost.argmax()) if len(lost) else 0
+    line = int(seen.line[worst])
+    per_line: dict[int, float] = {}
+    for i in np.flatnonzero(lost > NOISE).tolist():
+        k = int(seen.line[i])
+        per_line[k] = max(per_line.get(k, 0.0), float(lost[i]))
+    dtype = run.lines[line].dtype if line in run.lines else ""
+    sentence = (
+        f"Exact arithmetic agrees with the reference, so rounding is to blame: most is lost at {seen.where(line)}, where "
+        f"{seen.opcode[worst]} to {dtype} adds a relative error of {float(lost[worst]):.1e} (output error "
+        f"{result.max_rel_error:.1e}): {seen.source(line)}"
+    )
+    ranked = sorted((k for k in per_line if k != line), key=lambda k: -per_line[k])
+    suspects = tuple(_suspect(seen, k, f"adds a relative error of {per_line[k]:.1e}") for k in ranked)
+    return Location("rounding", seen.number(line), sentence, pattern, suspects[:MOST_SUSPECTS])
+
+
+def _logic(
+    seen: Observed, program: Program, stores: tuple[Ints, Ints], mine: NDArray[np.bool_], pattern: str
+) -> Location:
+    """The kernel computes something else: lines that wrong elements passed through and right ones didn't, ranked."""
+    guilty, innocent = stores
+    reasons: list[Suspect] = []
+    unread = _unread_inputs(seen, mine)
+    right = _backward(seen, innocent) if len(innocent) else np.zeros(len(seen.trace), np.bool_)
+    lines_wrong = np.unique(seen.line[mine])
+    lines_right = np.unique(seen.line[right])
+    only = [int(k) for k in lines_wrong if k not in lines_right]
+    if len(innocent) and only:
+        reasons += [_suspect(seen, k, "only wrong elements pass through this line") for k in only]
+    missing = [int(k) for k in lines_right if k not in lines_wrong]
+    if len(guilty) and missing:
+        reasons += [_suspect(seen, k, "right elements pass through this line, wrong ones never do") for k in missing]
+    if not len(guilty):
+        sentence = "No instruction stores to the wrong elements: they are never written."
+        return Location("logic", 0, sentence, pattern, tuple(reasons[:MOST_SUSPECTS]))
+    last = int(seen.line[guilty[-1]])
+    if reasons:
+        head = reasons[0]
+        sentence = (
+            f"Even exact arithmetic gives this result, so the kernel computes something else than the reference; "
+            f"{head.where} stands out ({head.reason}): {head.source}"
+        )
+        line = head.line
+    else:
+        sentence = (
+            f"Even exact arithmetic gives this result, so the kernel computes something else than the reference; right and "
+            f"wrong elements pass through the same lines. The wrong ones are stored at {seen.where(last)}: {seen.source(last)}"
+        )
+        line = seen.number(last)
+    if unread:
+        sentence += f" The wrong elements never depend on input {', '.join(unread)}."
+    chain = [k for k in dict.fromkeys(seen.line[np.flatnonzero(mine)][::-1].tolist()) if seen.number(int(k)) != line]
+    known = {s.line for s in reasons}
+    reasons += [
+        _suspect(seen, int(k), "computes the wrong elements") for k in chain if seen.number(int(k)) not in known
+    ]
+    return Location("logic", line, sentence, pattern, tuple(s for s in reasons if s.line != line)[:MOST_SUSPECTS])
+
+
+def _unread_inputs(seen: Observed, mine: NDArray[np.bool_]) -> list[str]:
+    """Inputs that none of these instructions reads."""
+    operands = seen.trace.operands
+    read = operands[mine[seen.owner] & ((operands[:, Operand.FLAGS] & READS) != 0), Operand.BUFFER]
+    used = set(np.unique(read).tolist())
+    return [b.name or f"number {b.id}" for b in seen.trace.buffers if b.role == "input" and b.id not in used]
