@@ -47,6 +47,8 @@ def ACTIVATION(
         if bias is not None:
             b = lane_values(bias, x.ndim)
             x = np.add(x, b, out=x) if fresh else x + b
+        if op.low != -np.inf or op.high != np.inf:
+            _check_range(op, x)
         y = np.asarray(op.function(x), np.float32)
     total = None
     if reduce_op is not None:
@@ -54,6 +56,22 @@ def ACTIVATION(
     dst.write(shaped(y, dst.shape))
     if len(outs) > 1 and total is not None:
         outs[1].write(total.reshape(outs[1].shape))
+
+
+def _check_range(op: ops.Activation, x: np.ndarray[Any, Any]) -> None:
+    """Warn about arguments outside the range where the function's table is valid (activation function table)."""
+    outside = (x < op.low) | (x > op.high)
+    if outside.any():
+        where = tuple(int(i) for i in np.argwhere(outside)[0])
+        context.warn(
+            "KW-ACTIVATION-RANGE",
+            f"nl.{op.name} gets {float(x[where]):.6g} at element {list(where)}; the hardware's table covers "
+            f"[{op.low:.6g}, {op.high:.6g}]",
+            operand="data",
+            found=float(x[where]),
+            limit=[op.low, op.high],
+            fix="reduce or clamp the argument first",
+        )
 
 
 def activation(

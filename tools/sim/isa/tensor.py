@@ -38,9 +38,13 @@ def _operand(tile: Tensor) -> Any:
 @opcode(
     "nc_matmul", Engine.TENSOR, kind="matmul", cost="matmul", source="ISA nc_matmul; architecture guide, Tensor Engine"
 )
-def NC_MATMUL(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], mode: str, double_row: bool) -> None:
+def NC_MATMUL(
+    outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], mode: str, double_row: bool, transpose: bool = False
+) -> None:
     """dst = (or +=) stationary^T @ moving, accumulated in float32."""
     dst, (stationary, moving) = outs[0], ins
+    if transpose and mode == "set" and _passed_through(dst, stationary, moving):
+        return
     if double_row:
         k = stationary.shape[0]
         a = stationary.read_float().reshape(k, 2, -1).transpose(1, 0, 2).reshape(2 * k, -1)
@@ -48,6 +52,23 @@ def NC_MATMUL(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], mode: str, doub
     else:
         a, b = _operand(stationary), _operand(moving)
     store_product(dst, a, b, mode)
+
+
+def _passed_through(dst: Tensor, stationary: Tensor, moving: Tensor) -> bool:
+    """Transpose mode: move bits instead of multiplying, if each moving column picks one stationary row."""
+    data = stationary.read().reshape(stationary.shape[0], -1)
+    choice = _operand(moving)
+    rows = choice.argmax(axis=0)
+    if not (np.count_nonzero(choice, axis=0) == 1).all() or not (choice[rows, np.arange(choice.shape[1])] == 1).all():
+        context.warn(
+            "KW-TRANSPOSE-IDENTITY",
+            "nc_matmul: is_transpose=True, but moving isn't an identity (or a permutation), so this is a plain matmul",
+            operand="moving",
+            fix="pass the data as stationary and an identity as moving, or use nc_transpose",
+        )
+        return False
+    dst.write(shaped(data[rows].T, dst.shape))
+    return True
 
 
 def store_product(dst: Tensor, a: Any, b: Any, mode: str) -> None:
@@ -163,7 +184,7 @@ def nc_matmul(
         stationary: SBUF tile [K, M], K and M at most 128.
         moving: SBUF tile [K, N], N at most 512 (trn3: 4096 for float32 results).
         is_stationary_onezero, is_moving_onezero: the operand holds only 0 and 1 (speed hint for float32).
-        is_transpose: pass-through of the moving data by an identity stationary (bit-exact).
+        is_transpose: dst = stationary^T bit for bit, moving being an identity; from trn2 on (before, a plain matmul).
         accumulate: False overwrites, True adds, None overwrites on the first write since allocation and then adds.
         tile_position, tile_size: PE tiling; limits only, no effect on values.
         perf_mode: double_row takes fp8 operands [K, 2, M] and [K, 2, N], contracting over 2K.
@@ -249,7 +270,7 @@ def nc_matmul(
         aux=m,
         flags=flags,
         update=mode != "set",
-        params={"mode": mode, "double_row": double_row},
+        params={"mode": mode, "double_row": double_row, "transpose": is_transpose and machine.generation >= 3},
     )
 
 
@@ -290,10 +311,10 @@ def _check_tiling(position: Any, size: Any, generation: int) -> None:
 
 def _matmul_types(dst: Tensor, stationary: Tensor, moving: Tensor, is_transpose: bool, generation: int) -> int:
     a, b = stationary.dtype, moving.dtype
-    if is_transpose:
-        if dst.dtype.itemsize != b.itemsize and not (b.itemsize == 1 and dst.dtype.itemsize == 2):
-            _transpose_dtype(dst, moving, generation)
-        return Flag.FP32 if b.itemsize == 4 else 0
+    if is_transpose and generation >= 3:
+        if dst.dtype is not a and dst.dtype is not dtypes.float32 and not (a.itemsize == 1 and dst.dtype.itemsize == 2):
+            _transpose_dtype(dst, stationary, generation)
+        return Flag.FP32 if a.itemsize == 4 else 0
     for tile, label in ((stationary, "stationary"), (moving, "moving")):
         if tile.dtype not in _MATMUL_TYPES:
             context.fail(

@@ -50,11 +50,11 @@ def psum_flags(dst: Tensor, *sources: Tensor) -> int:
 
 
 @opcode("tensor_copy", Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, cost="vector", source="ISA tensor_copy")
-def TENSOR_COPY(outs: Outs, ins: Outs) -> None:
+def TENSOR_COPY(outs: Outs, ins: Outs, through_float: bool = False) -> None:
     """dst = src, cast to dst's type; bit-exact when the types are equal."""
     dst, src = outs[0], ins[0]
     values = src.read()
-    if dst.dtype is not src.dtype and values.dtype.kind in "iu":
+    if (dst.dtype is not src.dtype or through_float) and values.dtype.kind in "iu":
         values = values.astype(np.float32)
     dst.write(shaped(values, dst.shape))
 
@@ -64,7 +64,7 @@ def tensor_copy(dst: Tensor, src: Tensor, engine: Any = None, name: str | None =
 
     Args:
         dst, src: tiles [P, F...] with equal P and equal elements per partition.
-        engine: Vector (default), Scalar or GpSimd; GpSimd can't access PSUM.
+        engine: Vector (default), Scalar or GpSimd; GpSimd can't access PSUM. Scalar copies go through float32 on trn1.
     """
     dst = on_chip(dst, "dst", api="tensor_copy")
     src = on_chip(src, "src", api="tensor_copy")
@@ -73,7 +73,9 @@ def tensor_copy(dst: Tensor, src: Tensor, engine: Any = None, name: str | None =
     unit = pick_engine(engine, TENSOR_COPY.engines, api="tensor_copy")
     forbid_psum_on_gpsimd(unit, (dst, src), api="tensor_copy")
     flags = common_flags(dst, src) | psum_flags(dst, src) | Flag.COPY_LIKE
-    context.current().issue(TENSOR_COPY, unit, (dst,), (src,), free=n, partitions=p, flags=flags)
+    core = context.current()
+    params = {"through_float": True} if unit is Engine.SCALAR and core.machine.generation < 3 else None
+    core.issue(TENSOR_COPY, unit, (dst,), (src,), free=n, partitions=p, flags=flags, params=params)
 
 
 def tensor_copy_dynamic_src(dst: Tensor, src: Tensor, engine: Any = None, name: str | None = None) -> None:
