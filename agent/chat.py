@@ -18,6 +18,7 @@ _FOLLOWS = re.compile(
     re.I,
 )
 """How a line begins that changes the task at hand; anything else that names operation and shapes is a new request."""
+_SHAPE = re.compile(r"\d\s*x\s*\d", re.I)
 _GO_ON = re.compile(
     r"\b(faster|speed it up|improve|optimi[sz]e|continue|go on|keep going|try (harder|more|again)|more attempts)\b",
     re.I,
@@ -74,26 +75,34 @@ class Conversation:
 
     def _follow(self, text: str, state: RunState) -> Iterator[Event | str]:
         assert state.task is not None, "follow-ups come after a task"
-        if not _FOLLOWS.match(text) and self._is_request(text):
-            yield from self._begin(text)
-            return
+        fault: RequestError | None = None
+        if not _FOLLOWS.match(text):
+            try:
+                grammar_task(self._defaults.model_copy(update={"request": text}))
+            except RequestError as error:
+                fault = error
+            else:
+                yield from self._begin(text)
+                return
         said = [Message(role="user", text=text)]
-        task = revised_task(state.task, text)
+        try:
+            task = revised_task(state.task, text)
+        except RequestError as error:
+            # Words with shapes that are no change are a new request with a fault.
+            raise fault or error from error
         request = state.request.model_copy(update={"goal": None, "target": None, "budget": self._defaults.budget})
         if task is not None:
             changed = request.model_copy(update={"request": task.request})
             yield from self._work(self._runs.fork(state.run_id, changed, task=task, messages=said), text)
         elif _GO_ON.search(text):
             yield from self._work(self._runs.fork(state.run_id, request, messages=said), text)
+        elif fault is not None and _SHAPE.search(text):
+            raise fault
+        elif state.model:
+            # A wish in words that no grammar knows: the model reads it.
+            yield from self._work(self._runs.fork(state.run_id, request, messages=said), text)
         else:
             yield self._runs.answer(state.run_id, text)
-
-    def _is_request(self, text: str) -> bool:
-        try:
-            grammar_task(self._defaults.model_copy(update={"request": text}))
-        except RequestError:
-            return False
-        return True
 
     def _work(self, run_id: str, text: str) -> Iterator[Event]:
         for event in self._runs.stream(run_id):

@@ -24,6 +24,10 @@ _DOES = {
 }
 
 
+_BUSY = 0.6
+"""Share of the launch above which an engine, not waiting, is what bounds a kernel."""
+
+
 def answer_from_profile(question: str, state: RunState) -> str:
     """Answer a question about the best kernel from its profile.
 
@@ -76,6 +80,11 @@ def _engine(engine: str, best: Candidate, performance: Performance) -> str:
         f"({entry.share:.0%}) with {entry.instructions} instructions of {average:.0f} ns on average. "
         f"It does the {_DOES[engine]}."
     ]
+    if is_it and entry.share < _BUSY:
+        lines.append(
+            f"But with {entry.share:.0%} it isn't what the time is spent on: the engines mostly wait for each other and for "
+            "DMA, and this one merely waits least."
+        )
     others = [e for e in performance.engines if e.engine != entry.engine and e.instructions]
     if is_it and others:
         second = max(others, key=lambda e: e.busy_us)
@@ -115,7 +124,7 @@ def _hot_lines(best: Candidate, performance: Performance) -> str:
         f"  line {line}: {us:.2f} us of engine time  {source[line - 1].strip() if 0 < line <= len(source) else ''}"
         for line, us in performance.hot_lines[:5]
     ]
-    return "Most engine time goes to:\n" + "\n".join(rows)
+    return "Most time of all engines together goes to:\n" + "\n".join(rows)
 
 
 def _changes(state: RunState) -> str:
@@ -125,7 +134,7 @@ def _changes(state: RunState) -> str:
             continue
         result = f"{candidate.latency_us:.2f} us" if candidate.correct and candidate.latency_us else "not correct"
         mark = " (best)" if state.best is not None and candidate.number == state.best.number else ""
-        rows.append(f"  {candidate.number}. {candidate.change}: {result}{mark}")
+        rows.append(f"  {candidate.number}. {candidate.change.rstrip('.')}: {result}{mark}")
     return "What was tried:\n" + "\n".join(rows)
 
 

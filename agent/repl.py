@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from rich.console import Console
 
@@ -36,6 +37,8 @@ def converse(conversation: Conversation, runs: Runs) -> int:
     answered = refused = 0
     if interactive:
         console.print("Describe a kernel, ask a question, or type help. Sessions are stored.", style="dim")
+        with suppress(ImportError):
+            import readline  # noqa: F401 line editing and history for input()
     while (line := _read(interactive)) is not None:
         if not line.strip():
             continue

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from agent.state import Candidate, RunState, StopReason, goal_status
-from tools.task import EngineTime, Evaluation, Finding, Frozen, Performance, Task, TensorSpec, Tolerance, Trial
+from tools.task import (
+    EngineTime,
+    Evaluation,
+    Finding,
+    Frozen,
+    GoalKind,
+    Performance,
+    Task,
+    TensorSpec,
+    Tolerance,
+    Trial,
+)
 
 
 class CandidateSummary(Frozen):
@@ -162,6 +173,8 @@ def _verdict(state: RunState, stop: StopReason, met: bool, detail: str) -> str:
         problem = last.evaluation.first_problem if last and last.evaluation else ""
         why = f"; the last problem was: {problem}" if problem else ""
         return f"No correct kernel was found ({stop}){why}"
+    if met and state.task is not None and state.task.goal.kind is GoalKind.CORRECT:
+        return "The kernel is correct; no performance goal was named."
     if met:
         return f"The kernel is correct and the goal is met: {detail}."
     return f"The kernel is correct but the goal is not met: {detail} ({stop})."

@@ -230,7 +230,7 @@ def goal_status(task: Task, candidates: list[Candidate]) -> GoalStatus:
     if best is None or best.evaluation is None:
         return GoalStatus(met=False, text=f"{goal}: no correct kernel yet")
     if goal.kind is GoalKind.CORRECT:
-        return GoalStatus(met=True, text="a correct kernel was asked for and found")
+        return GoalStatus(met=True, text="correct; no performance goal was named")
     performance = best.evaluation.performance
     if performance is None:
         return GoalStatus(met=False, text=f"{goal}: the kernel is correct but was not timed")

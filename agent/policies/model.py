@@ -118,7 +118,9 @@ class ModelPolicy:
         return task
 
     def draft(self, state: RunState, desk: Desk) -> Proposal | None:
-        """The first kernel."""
+        """The first kernel; in a fork that kept its candidates, a better one."""
+        if state.best is not None:
+            return self.improve(state, desk)
         user = load_prompt("draft").render(
             task=_described(state.task),
             seed=state.seed.source if state.seed else "",
@@ -146,6 +148,7 @@ class ModelPolicy:
             best=candidate_text(best),
             goal=goal_status(state.task, state.candidates).text,
             history=_history(state),
+            messages=state.messages,
         )
         return self._kernel(user, state, desk)
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from agent.policies.chat_model import ModelRefused, Reply, ToolCall, ToolSpec, Turn
 from agent.settings import SettingsError
+from tools.task import Frozen
 
 Answer = Reply | Exception | Callable[[str, Sequence[Turn]], Reply]
 """A reply, an exception to raise (`Transient`, `ModelRefused`), or a function of system prompt and conversation."""
@@ -58,22 +59,42 @@ class ScriptedModel:
             SettingsError: the file can't be read or isn't such a list.
         """
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            replies = [_reply(entry, index) for index, entry in enumerate(entries)]
-        except (OSError, ValueError, TypeError, KeyError, ValidationError) as error:
-            raise SettingsError(f"KERNELWRIGHT_SCRIPT: {path} is no list of replies ({error})") from error
-        return cls(replies)
+            entries = _SCRIPT.validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+            raise SettingsError(f"KERNELWRIGHT_SCRIPT: {path} is no list of replies ({first})") from error
+        return cls([entry.reply(index) for index, entry in enumerate(entries)])
 
 
-def _reply(entry: dict[str, object], index: int) -> Reply:
-    calls = entry.pop("calls", ())
-    assert isinstance(calls, list | tuple), "checked by the shape of the file"
-    made = tuple(
-        ToolCall(
-            id=f"call-{index}-{i}",
-            name=call["name"],
-            arguments=call["arguments"] if isinstance(call["arguments"], str) else json.dumps(call["arguments"]),
+class _Call(Frozen):
+    name: str
+    arguments: dict[str, JsonValue] | str = {}
+
+
+class _Entry(Frozen):
+    """One reply in a script file."""
+
+    text: str = ""
+    calls: tuple[_Call, ...] = ()
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def reply(self, index: int) -> Reply:
+        made = tuple(
+            ToolCall(
+                id=f"call-{index}-{i}",
+                name=call.name,
+                arguments=call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments),
+            )
+            for i, call in enumerate(self.calls)
         )
-        for i, call in enumerate(calls)
-    )
-    return Reply.model_validate({"calls": made, **entry})
+        return Reply(
+            text=self.text,
+            calls=made,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            stop="tools" if made else "end",
+        )
+
+
+_SCRIPT = TypeAdapter(list[_Entry])

@@ -166,7 +166,7 @@ class ListPolicy:
         )
 
 
-def call(name: str, **arguments: object) -> Reply:
+def call(name: str, /, **arguments: object) -> Reply:
     """A model's reply that uses one tool."""
     made = ToolCall(id=f"id-{name}", name=name, arguments=json.dumps(arguments))
     return Reply(calls=(made,), stop="tools", input_tokens=100, output_tokens=20)

@@ -12,6 +12,7 @@ from agent.specify import grammar_task
 from agent.state import RunRequest, RunState
 from tests.agent.doubles import ListPolicy
 from tools.task import Task
+from tools.task_errors import RequestError
 
 
 class GrammarPolicy(ListPolicy):
@@ -106,6 +107,12 @@ def test_a_refused_line_leaves_the_conversation_where_it_was(conversation: Conve
     (answer,) = say(conversation, "please do something nice")
     assert isinstance(answer, str)
     assert conversation.run_id == run_id
+
+
+def test_a_new_request_with_a_fault_is_told(conversation: Conversation) -> None:
+    say(conversation, "softmax, x 512x1024, float32, trn2")
+    with pytest.raises(RequestError, match="contradict"):
+        say(conversation, "matmul, a 128x256 by b 512x64, float32")
 
 
 def test_a_session_is_gone_on_with(conversation: Conversation) -> None:

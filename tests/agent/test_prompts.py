@@ -53,7 +53,9 @@ def test_every_prompt_renders_with_exactly_its_variables(name: str) -> None:
 def test_the_steps_carry_what_they_are_about() -> None:
     debug = load_prompt("debug").render(task="TASK", wrong="WRONG", history=VALUES["history"])
     assert "- 2: second -> line 3: error KW-TEST: x is not doubled" in debug
-    improve = load_prompt("improve").render(task="TASK", best="BEST", goal="50 %", history=VALUES["history"])
+    improve = load_prompt("improve").render(
+        task="TASK", best="BEST", goal="50 %", history=VALUES["history"], messages=[]
+    )
     assert "- 1: first -> 100.00 us" in improve
     task = load_prompt("task").render(task=make_task("roofline>=0.5"))
     assert "- x: shape 256 x 64, float32" in task
