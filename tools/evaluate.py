@@ -126,17 +126,17 @@ def _judge(kernel: Kernel, task: Task, spec: Specification, worker: Worker, limi
         ]
     else:
         runs = [recorded]
-    findings = [*runs[0].findings, *precision_findings(runs[0].program.trace, task)]
-    findings += [f for run in runs for f in _output_findings(run, spec)]
+    findings = [f for run in runs for f in _output_findings(run, spec)]
+    findings += [*runs[0].findings, *precision_findings(runs[0].program.trace, task)]
     if _errors(findings):
         return _Verdict("rejected", _unique(findings))
     trials, found = _trials(kernel, task, spec, runs, known, worker, limits)
     findings += found
+    findings += [Finding(code="KW-COVERAGE", severity="note", message=text) for text in spec.remarks]
     if not all(t.passed for t in trials):
         return _Verdict("wrong", _unique(findings), trials)
     if _errors(findings):
         return _Verdict("rejected", _unique(findings), trials)
-    findings += [Finding(code="KW-COVERAGE", severity="note", message=text) for text in spec.remarks]
     try:
         performance = _timed([run.program.trace for run in runs], task, spec.roofline)
     except UnsupportedError as error:

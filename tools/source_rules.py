@@ -72,7 +72,7 @@ def violations(source: str, filename: str = "kernel.py") -> Iterator[Diagnostic]
     bound = {node.arg for node in nodes if isinstance(node, ast.arg)}
     bound |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     found = [(node, problem) for node in nodes for problem in _problems(node, bound)]
-    for node, (code, what, name) in sorted(found, key=lambda pair: (pair[0].lineno, pair[0].col_offset)):
+    for node, (code, what, name) in sorted(found, key=lambda pair: (pair[0].lineno, pair[0].end_col_offset)):
         text = lines[node.lineno - 1].strip() if node.lineno <= len(lines) else ""
         yield Diagnostic(
             code=code,

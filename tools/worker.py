@@ -11,10 +11,13 @@ import importlib
 import importlib.util
 import io
 import os
+import select
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -74,6 +77,8 @@ def record(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
     """Run kernel source without data (or with `arrays`, when `data` is set) and write down its instructions."""
     for problem in source_rules.violations(job["source"], FILENAME):
         raise KernelError(problem)
+    # dataclasses look their module up by name; this process is thrown away afterwards.
+    sys.modules.setdefault("kernel", ModuleType("kernel"))
     loaded = load_source(
         job["source"],
         job["function"],
@@ -316,8 +321,35 @@ def serve(jobs: int, results: int, control: int) -> None:
         nonce = frame.header["nonce"]
         wire.send(control, {"started": pid, "nonce": nonce})
         del frame
-        _, code = os.waitpid(pid, 0)
+        code = _outlive(pid, jobs)
+        if code is None:
+            return
         wire.send(control, {"ended": code, "nonce": nonce})
+
+
+def _outlive(pid: int, jobs: int) -> int | None:
+    """Wait for the child; None when the parent went away meanwhile (the child is ended then).
+
+    Not left to a death signal: that one comes when the parent's *thread* that started this process ends.
+    """
+    watch = select.poll()
+    watch.register(jobs, select.POLLHUP)
+    handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+    if handle >= 0:
+        watch.register(handle, select.POLLIN)
+    try:
+        while True:
+            events = dict(watch.poll(None if handle >= 0 else 20))
+            done, code = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return code
+            if events.get(jobs, 0) & select.POLLHUP:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return None
+    finally:
+        if handle >= 0:
+            os.close(handle)
 
 
 def _warm() -> None:
@@ -346,6 +378,5 @@ def _warm() -> None:
 def main() -> None:
     """Entry point: `worker JOBS RESULTS CONTROL` (file descriptors)."""
     jobs, results, control = (int(a) for a in sys.argv[-3:])
-    confinement.die_with_parent()
     confinement.leave_network()
     serve(jobs, results, control)
