@@ -743,11 +743,22 @@ class NKIObject:
 
 
 def _annotated(cls: type) -> list[str]:
-    """Annotated names of a class and its bases, bases first, without class variables."""
-    names: dict[str, Any] = {}
+    """Names that the synthesised initialiser takes: annotated ones, then plain values of the class body; bases first."""
+    names: dict[str, None] = {}
     for base in reversed(cls.__mro__):
-        names.update(base.__dict__.get("__annotations__", {}))
-    return [n for n, kind in names.items() if "ClassVar" not in str(kind)]
+        if base in (object, NKIObject):
+            continue
+        annotations = base.__dict__.get("__annotations__", {})
+        names.update({n: None for n, kind in annotations.items() if "ClassVar" not in str(kind)})
+        for name, value in base.__dict__.items():
+            if not name.startswith("__") and name not in annotations and not _is_member(value):
+                names[name] = None
+    return list(names)
+
+
+def _is_member(value: Any) -> bool:
+    """Whether a name of a class body is behaviour rather than a value."""
+    return callable(value) or isinstance(value, property | staticmethod | classmethod)
 
 
 def _default(cls: type, name: str) -> Any:
