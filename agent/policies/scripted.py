@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from agent.policies.chat_model import ModelRefused, Reply, ToolCall, ToolSpec, Turn
 from agent.settings import SettingsError
@@ -68,7 +68,7 @@ class ScriptedModel:
 
 class _Call(Frozen):
     name: str
-    arguments: dict[str, JsonValue] | str = {}
+    arguments: dict[str, JsonValue] | str = Field(default_factory=dict)
 
 
 class _Entry(Frozen):
