@@ -135,3 +135,30 @@ def test_a_long_contraction_streams_through_sbuf() -> None:
     ):  # fmt: skip
         _, source = run(function, shapes, "bfloat16", choose=pieces)
         assert "for k0 in range(" in source
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        ("softmax", [(1024, 64)]), ("softmax", [(1200, 30)]), ("rmsnorm", [(512, 32), (32,)]), ("statistics", [(640, 30)]),
+        ("layernorm", [(512, 32), (32,), (32,)]), ("add", [(1024, 64), (1024, 1)]), ("add", [(1024, 64), (64,)]), ("gelu", [(520, 7)]),
+    ],
+)  # fmt: skip
+def test_short_rows_lie_side_by_side(function: str, shapes: list[tuple[int, ...]], dtype: str) -> None:
+    for choice in (
+        RowSchedule(pack=4, flatten=False),
+        RowSchedule(pack=2, ahead=True, flatten=False, engines=("vector", "scalar", "gpsimd")),
+        RowSchedule(pack=4, shared="psum", intermediates="storage", flatten=False),
+    ):
+        _, source = run(function, shapes, dtype, choose=lambda s, p, c=choice: Schedule("fused", (c,) * len(s.stages)))
+        assert f", {choice.pack}, {shapes[0][1]})" in source
+
+
+@pytest.mark.parametrize("function", ["softmax", "rmsnorm", "layernorm"])
+@pytest.mark.parametrize("rows", [128, 129, 300, 512])
+def test_reducing_ahead_changes_no_value(function: str, rows: int) -> None:
+    shapes: list[tuple[int, ...]] = [(rows, 200), *([(200,)] * {"softmax": 0, "rmsnorm": 1, "layernorm": 2}[function])]
+    for statistics in ("sums", "bn_stats"):
+        choice = RowSchedule(ahead=True, statistics=statistics, rsqrt="vector", shared="psum", engines=("vector", "scalar", "gpsimd"))  # type: ignore[arg-type]
+        run(function, shapes, "float32", choose=lambda s, p, c=choice: Schedule("fused", (c,)))

@@ -160,7 +160,7 @@ def store(context: KernelContext, code: RowCode, id: int, access: Access, dtype:
         code.put(f"nisa.tensor_copy(dst={wide}, src={code.spread(id, node, False)})")
         text = wide
     elif tile.dtype != dtype:
-        cast = code.allocate(f"{code.stem(id)}_cast", 1 if tile.column else code._shape_width(node), dtype)
+        cast = code.allocate(f"{code.stem(id)}_cast", code.pack if tile.column else code._shape_width(node), dtype)
         engine = code.balance.pick(code.width(id), {"vector": 1.0, "scalar": 1.0})
         code.put(f"nisa.tensor_copy(dst={cast}, src={text}{'' if engine == 'vector' else f', engine=nisa.{engine}_engine'})")
         code.loop_bytes += 4 * code.width(id)

@@ -112,6 +112,7 @@ class RowCode:
         rows: str,
         full_rows: str,
         ragged: bool,
+        pack: int = 1,
     ) -> None:
         """Start with nothing computed.
 
@@ -122,7 +123,9 @@ class RowCode:
             rows: expression for the number of rows of the current tile.
             full_rows: rows of a tile that isn't the last.
             ragged: whether the last tile has fewer rows.
+            pack: rows of the tensor side by side in a partition; tiles are then [rows, pack, width] and [rows, pack].
         """
+        self.pack = pack
         self.plan, self.stage, self.graph = plan, stage, plan.graph
         self.machine, self.schedule, self.names = machine, schedule, names
         self._load = load
@@ -152,7 +155,7 @@ class RowCode:
         self.allowed: Callable[[int], bool] = lambda id: True
         self.moments: dict[int, tuple[int, int]] = {}
         self.summed: set[int] = set()
-        if schedule.statistics == "bn_stats":
+        if schedule.statistics == "bn_stats" and pack == 1:
             self._find_moments()
 
     # -- facts about nodes -------------------------------------------------------------------------------------------
@@ -224,7 +227,9 @@ class RowCode:
         """Elements a row that an instruction on node `id` streams now."""
         node = self.graph[id]
         if self.is_column(id):
-            return 1
+            return self.pack if self.packed else 1
+        if self.packed:
+            return self.pack * self.row_width(id)
         if self.mode != "whole" and self.row_width(node.id) == self.window_width:
             return min(self.window_size, self.row_width(node.id))
         return self.row_width(node.id)
@@ -265,7 +270,11 @@ class RowCode:
         elif dtype == "float32" and self._may_be_narrow(id):
             dtype = self.narrow
         extent: Extent = "whole"
-        width: int | str = 1 if column else self.row_width(node.id)
+        width: int | str = self.row_width(node.id)
+        if self.packed:
+            width = self.pack if column else f"{self.pack}, {width}"
+        elif column:
+            width = 1
         if not column and self.mode != "whole" and self.row_width(node.id) == self.window_width and not self.hoisting:
             extent = self.mode
             width = self.widths[self.mode]
@@ -274,7 +283,7 @@ class RowCode:
         if self.hoisting:
             self.outer_bytes += size
         else:
-            self.loop_bytes += size
+            self.loop_bytes += size * self.pack
         tile = Tile(name, dtype, column, extent, self.hoisting)
         self.tiles[id] = tile
         return tile
@@ -316,7 +325,7 @@ class RowCode:
             wide = Tile(self.allocate(f"{tile.name}_f32", 1, "float32", outer=True), "float32", True, outer=True)
             self.outer.line(f"nisa.tensor_copy(dst={wide.name}, src={tile.name})")
         else:
-            wide = Tile(self.allocate(f"{tile.name}_f32", 1, "float32"), "float32", True)
+            wide = Tile(self.allocate(f"{tile.name}_f32", self.pack, "float32"), "float32", True)
             self.put(f"nisa.tensor_copy(dst={wide.name}, src={self.text(tile)})")
         self.tiles[id] = wide
         return wide
@@ -372,7 +381,7 @@ class RowCode:
         for i in sorted(self.region):
             node = self.graph[i]
             is_sum = node.op == "reduce" and node.inputs == (id,) and node.attrs["kind"] == "add"
-            pending = i not in self.tiles and i not in self.moments and i not in self.summed
+            pending = not self.packed and i not in self.tiles and i not in self.moments and i not in self.summed
             if is_sum and pending and self.allowed(i) and not self.is_column(id):
                 return i
         return None
@@ -450,13 +459,20 @@ class RowCode:
         if node.op in UNARY or node.op == "where" or len(node.inputs) != 2:
             return None
         narrow = self.is_column(node.id)
-        columns = [self.graph[i].op == "constant" or (self.is_column(i) and not narrow) for i in node.inputs]
+        columns = [self.graph[i].op == "constant" or (self.is_column(i) and not narrow and not self.packed) for i in node.inputs]
         if columns.count(True) != 1:
             return None
         return columns.index(False), columns.index(True)
 
+    @property
+    def packed(self) -> bool:
+        """Whether tiles hold several rows a partition here."""
+        return self.pack > 1 and not self.hoisting
+
     def scale_ahead(self, id: int) -> None:
         """Make the helpers of a per-row number early: its negative, where it is going to be subtracted."""
+        if self.pack > 1:
+            return
         for i in self.region:
             node = self.graph[i]
             if node.op == "subtract" and node.inputs[1] == id and self.fusable(i) and not self.is_column(i):
@@ -541,6 +557,8 @@ class RowCode:
         self.balance.charge("vector", self.width(node.id), 2.0)
 
     def _shape_width(self, node: Node) -> int | str:
+        if self.packed:
+            return f"{self.pack}, {self.row_width(node.id)}"
         if self.mode != "whole" and self.row_width(node.id) == self.window_width and not self.hoisting:
             return self.widths[self.mode]
         return self.row_width(node.id)
@@ -658,7 +676,7 @@ class RowCode:
         id, op, (left, right) = node.id, node.op, node.inputs
         for position in (0, 1):
             inner_id, other_id = node.inputs[position], node.inputs[1 - position]
-            if inner_id == other_id or not self.fusable(inner_id):
+            if inner_id == other_id or not self.fusable(inner_id) or self.is_column(inner_id):
                 continue
             inner = self.graph[inner_id]
             split = self._split(inner)
@@ -667,7 +685,7 @@ class RowCode:
             if op in (*COMPARISONS, *LOGICAL):
                 continue
             factor = self.operand(inner.inputs[split[1]])
-            other = self.operand(other_id)
+            other = self._side_by_side(other_id, node)
             data = self.operand(inner.inputs[split[0]])
             if data.psum and other.psum:
                 break
@@ -680,7 +698,10 @@ class RowCode:
                 f"operand0={factor.text}{r0}, op1=nl.{op}, operand1={other.text}{r1})"
             )
             return
-        a, b = self._operands_of(left, right)
+        if self.packed:
+            a, b = self._side_by_side(left, node), self._side_by_side(right, node)
+        else:
+            a, b = self._operands_of(left, right)
         tile = self.new_tile(id)
         choices = {"vector": 2.0}
         if not (a.psum or b.psum):
@@ -692,9 +713,28 @@ class RowCode:
             f"nisa.tensor_tensor(dst={self.text(tile)}, data1={a.text}, data2={b.text}, op=nl.{op}{self._engine(engine)})"
         )
 
+    def _side_by_side(self, id: int, like: Node) -> Operand:
+        """An operand for tiles of packed rows: what belongs to a row, or to all rows, is repeated by its access pattern."""
+        found = self.operand(id)
+        tile = self.tiles.get(id)
+        if not self.packed or tile is None or not (tile.column or tile.outer):
+            return found
+        width = self.row_width(like.id)
+        steps = (tile.row_step if tile.outer else self.pack, 0 if tile.outer else 1, 0) if tile.column else (width, 0, 1)
+        pattern = f"[[{steps[0]}, {self.rows}], [{steps[1]}, {self.pack}], [{steps[2]}, {width}]]"
+        return Operand(f"{tile.name}.ap(pattern={pattern})", "tile", tile.dtype, tile.psum)
+
+    def _beside(self, id: int) -> Operand:
+        """A per-row number as operand of another one: numbers for all rows are repeated for each packed row."""
+        found = self.operand(id)
+        tile = self.tiles.get(id)
+        if not self.packed or tile is None or not tile.outer:
+            return found
+        return Operand(f"{tile.name}.ap(pattern=[[{tile.row_step}, {self.rows}], [0, {self.pack}]])", "column")
+
     def _operands_of(self, left: int, right: int) -> tuple[Operand, Operand]:
         """Both operands, at most one of them in PSUM."""
-        a, b = self.operand(left), self.operand(right)
+        a, b = self._beside(left), self._beside(right)
         if a.psum and b.psum:
             b = self._out_of_psum(right)
             a = b if left == right else a
@@ -766,7 +806,7 @@ class RowCode:
             if id in self.tiles or id in self.summed:
                 return
         data = self.operand(source)
-        if kind == "add":
+        if kind == "add" and not self.packed:
             engine = self.balance.pick(self.width(source), {"vector": 1.0, "scalar": 1.0})
         else:
             engine = "vector"
@@ -780,7 +820,7 @@ class RowCode:
             )
             return
         target = self._reduce_target(id)
-        self.put(f"nisa.tensor_reduce(dst={target}, op=nl.{kind}, data={data.text}, axis=1)")
+        self.put(f"nisa.tensor_reduce(dst={target}, op=nl.{kind}, data={data.text}, axis={2 if self.packed else 1})")
 
     def _emit_column_reduce(self, node: Node) -> None:
         """Reducing a value that is the same along the row."""

@@ -82,6 +82,10 @@ class Space:
         for free in (512, 1024, 2048, 4096, 8192):
             if free < width:
                 yield replace(choice, free_tile=free), f"Worked on windows of {free} columns, so that loads, compute and stores overlap"
+        count = max(max(self.plan.graph[i].size for i in (*stage.leaves, *stage.region) if i >= 0) // max(width, 1), 1)
+        for pack in (1, 2, 4, 8, 16, 32, 64):
+            if pack != choice.pack and count % pack == 0 and pack * width <= 4096 and (pack == 1 or count >= 128 * pack):
+                yield replace(choice, pack=pack), f"Laid {pack} rows side by side in each partition, so that instructions and DMA runs are longer"
         yield from self._engine_moves(choice)
         if any(graph[i].op == "reduce" for i in stage.region):
             ahead = "Reduced the next rows before finishing the current ones, so that the engines don't take turns"

@@ -67,13 +67,40 @@ class _Rows:
         self.single_width = all(w in (1, self.width) for w in widths)
         self.free = schedule.free_tile if 0 < schedule.free_tile < self.width and self.single_width else 0
         self.level = graph_level(graph, set(stage.region))
+        self.pack = 1
+        if schedule.pack > 1 and not self.free and self._packable(schedule.pack):
+            self.pack = schedule.pack
+            strides = tuple((*s[:-1], s[-1] * self.pack) for s in self.nest.strides)
+            self.nest = Nest((*self.nest.batch, self.nest.rows // self.pack), strides)
+
+    def _packable(self, pack: int) -> bool:
+        """Whether `pack` neighbouring rows of every operand are one run of memory."""
+        graph, stage = self.context.plan.graph, self.stage
+        if self.nest.rows % pack or stage.cut_width or any(graph[i].op in ("where", "round", "broadcast") for i in stage.region):
+            return False
+        if any(graph[i].op != "reduce" and graph[i].width > 1 and not self._wide(i) for i in stage.region):
+            return False
+        operands = [*stage.leaves.items(), *((root_key(k), v) for k, (_, v) in enumerate(stage.roots))]
+        for key, view in operands:
+            shape, steps = view.shape or (1,), view.strides or (1,)
+            row = self.strides(key)[-1]
+            if row == 0 and key in stage.leaves:
+                continue
+            if row != shape[-1] or (shape[-1] > 1 and steps[-1] != 1):
+                return False
+        return True
+
+    def _wide(self, id: int) -> bool:
+        """Whether something as wide as node `id` goes into it, so that it isn't one number a row in disguise."""
+        graph = self.context.plan.graph
+        return any(graph[i].width == graph[id].width and (i in self.stage.leaves or self._wide(i)) for i in graph[id].inputs if graph[i].op != "constant")
 
     def strides(self, key: int) -> tuple[int, ...]:
         return self.nest.strides[self.position[key]]
 
     def access(self, key: int, view: View) -> Access:
         shape, steps = view.shape or (1,), view.strides or (1,)
-        width, step = (1, 1) if steps[-1] == 0 else (shape[-1], steps[-1])
+        width, step = (1, 1) if steps[-1] == 0 else (shape[-1] * self.pack, steps[-1] if shape[-1] > 1 else 1)
         return self.context.access(view, self.nest, self.strides(key), [(width, step)])
 
 
@@ -101,8 +128,9 @@ def _emit(context: KernelContext, stage: Stage, schedule: RowSchedule) -> None:
     code = RowCode(
         context.plan, stage, context.machine, replace(schedule, statistics=statistics), context.names,
         lambda c, id: _load(rows, c, id, row), outer=outer, body=body, rows=count, full_rows=full, ragged=tail,
+        pack=rows.pack,
     )  # fmt: skip
-    code.shared_leaf = lambda id: nest.rows > 1 and rows.strides(id)[-1] == 0
+    code.shared_leaf = lambda id: nest.rows * rows.pack > 1 and rows.strides(id)[-1] == 0
     for id, target in stage.roots:
         if code.uses.get(id) == 1 and id not in stage.leaves:
             code.dtypes[id] = context.dtype(target)
@@ -162,7 +190,7 @@ def _load(rows: _Rows, code: RowCode, id: int, row: str) -> None:
         return
     column = code.is_column(id)
     dtype = context.dtype(view)
-    tile = code.new_tile(id, dtype) if not column else Tile(code.allocate(code.stem(id), 1, dtype), dtype, True)
+    tile = code.new_tile(id, dtype) if not column else Tile(code.allocate(code.stem(id), rows.pack, dtype), dtype, True)
     code.tiles[id] = tile
     window = code.windows.get(("whole", code.mode), ":") if not column else ":"
     code.put(f"nisa.dma_copy(dst={code.text(tile)}, src={rows.access(id, view).text(row, window)})")

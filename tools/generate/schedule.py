@@ -21,6 +21,7 @@ class RowSchedule:
         rsqrt: engine for per-row square roots; `vector` avoids an activation-table switch.
         flatten: re-cut purely element-wise work into 128 long rows.
         ahead: reduce the next rows before finishing the current ones.
+        pack: short rows that lie side by side in one partition, so that instructions and DMA runs are long.
         intermediates: `storage` keeps products on the way in the output's two-byte type, which the Vector Engine streams
             faster; sums stay in float32.
         shared: where rows that all partitions share (gains, biases) are kept; the Vector Engine streams an SBUF and a PSUM
@@ -33,6 +34,7 @@ class RowSchedule:
     rsqrt: Literal["scalar", "vector"] = "scalar"
     flatten: bool = True
     ahead: bool = False
+    pack: int = 1
     intermediates: Literal["float32", "storage"] = "float32"
     shared: Literal["sbuf", "psum"] = "sbuf"
 

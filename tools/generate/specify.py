@@ -20,15 +20,15 @@ _TOLERANCES = {
     ),
     "float16": Tolerance(
         rtol=4e-3, atol=6e-3, rel_l2=1.5e-3,
-        reason="float16 storage keeps 11 bits (2^-11 a rounding); operands of matmuls and results are each rounded once",
+        reason="float16 storage keeps 11 bits (2^-11 a rounding); operands of matmuls, factors and results are each rounded once",
     ),
     "bfloat16": Tolerance(
         rtol=2e-2, atol=3e-2, rel_l2=8e-3,
-        reason="bfloat16 storage keeps 8 bits (2^-9 a rounding); operands of matmuls and results are each rounded once",
+        reason="bfloat16 storage keeps 8 bits (2^-9 a rounding); operands of matmuls, factors and results are each rounded once",
     ),
     "float8_e4m3": Tolerance(
         rtol=0.125, atol=0.2, rel_l2=6e-2,
-        reason="float8_e4m3 storage keeps 4 bits (2^-4 a rounding); operands of matmuls and results are each rounded once",
+        reason="float8_e4m3 storage keeps 4 bits (2^-4 a rounding); operands of matmuls, factors and results are each rounded once",
     ),
 }  # fmt: skip
 _COARSENESS = ("float32", "float16", "bfloat16", "float8_e4m3")

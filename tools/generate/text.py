@@ -47,8 +47,8 @@ class Section:
 
 
 _RESERVED = {
-    "nki", "nl", "nisa", "P", "rows", "cols", "r0", "c0", "n0", "nw", "nb", "bn", "k", "k0", "kr", "t", "kernel", "min", "max",
-    "range", "len", "block", "prepared", "step", "F", "g", "m0", "start", "count",
+    "nki", "nl", "nisa", "P", "rows", "cols", "r0", "c0", "n0", "nw", "nb", "bn", "k", "k0", "kr", "m0", "step", "count", "kernel",
+    "min", "range",
 }  # fmt: skip
 
 
