@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -66,6 +67,17 @@ def _modulo(index: tuple[int, ...], sizes: tuple[int, ...], what: str) -> int:
     return number
 
 
+def _ask(func: Callable[..., Any], index: tuple[int, ...], partitions: int, nbytes: int) -> Any:
+    """Call a kernel's placement function, by its documented parameter names where it has them."""
+    try:
+        names = inspect.signature(func).parameters
+    except (TypeError, ValueError):
+        names = {}  # type: ignore[assignment]
+    if {"idx", "pdim_size", "fdim_size"} <= set(names):
+        return func(idx=index, pdim_size=partitions, fdim_size=nbytes)
+    return func(index, partitions, nbytes)
+
+
 class _SbufAllocator(language.Memory):
     """`ncc.sbuf`: usable as a buffer itself (automatic allocation), and maker of explicit placements."""
 
@@ -81,7 +93,7 @@ class _SbufAllocator(language.Memory):
         """Place each block where func(block index, partitions, bytes a partition) -> (start partition, byte) says."""
 
         def place(index: tuple[int, ...], partitions: int, nbytes: int) -> Address:
-            start, byte = func(index, partitions, nbytes)
+            start, byte = _ask(func, index, partitions, nbytes)
             return int(start), int(byte)
 
         return Placement("sbuf", place)
@@ -120,7 +132,7 @@ class _PsumAllocator(language.Memory):
         """Place each block where func(block index, partitions, bytes) -> (bank, start partition, byte in bank) says."""
 
         def place(index: tuple[int, ...], partitions: int, nbytes: int) -> Address:
-            bank, start, byte = func(index, partitions, nbytes)
+            bank, start, byte = _ask(func, index, partitions, nbytes)
             return int(start), int(bank) * _bank_bytes() + int(byte)
 
         return Placement("psum", place)

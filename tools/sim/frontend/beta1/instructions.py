@@ -28,6 +28,7 @@ from tools.sim.frontend.beta1.tile import (
     PSUM_ONLY,
     SBUF_ONLY,
     Chooser,
+    LooseTile,
     Tile,
     apart,
     begin,
@@ -349,13 +350,13 @@ def reciprocal(data: Any, *, dtype: Any = None, mask: Any = None, **kwargs: Any)
     )
 
 
-def _rows_only(chooser: Chooser, shape: tuple[int, ...], api: str) -> Chooser:
-    """A mask of an instruction whose free dimensions mean something else in the result: only rows may be cut."""
+def _rows_of(tile: Tile, chooser: Chooser, api: str) -> Tile:
+    """The partitions of an operand that the mask of another one leaves, whole."""
     if chooser is None or is_empty(chooser):
-        return chooser
+        return tile
     if isinstance(chooser, np.ndarray):
         context.unsupported(f"{api} with a mask that is no rectangle")
-    return (chooser[0], *[(0, 1 << 30)] * 4)
+    return tile.narrow((chooser[0], *((0, n) for n in tile.shape[1:])))
 
 
 def _per_row(
@@ -422,9 +423,8 @@ def nc_match_replace8(
     tile = tile_of(data, "data", api)
     chooser = resolve(mask, tile.shape)
     read = source(tile, chooser)
-    rows = _rows_only(chooser, tile.shape, api)
-    wanted = source(tile_of(vals, "vals", api), rows)
-    places = source(tile_of(dst_idx, "dst_idx", api), rows) if dst_idx is not None else None
+    wanted = _rows_of(tile_of(vals, "vals", api), chooser, api)
+    places = _rows_of(tile_of(dst_idx, "dst_idx", api), chooser, api) if dst_idx is not None else None
     return defer(
         core,
         tile.shape,
@@ -789,7 +789,7 @@ def gather_flattened(data: Any, indices: Any, *, mask: Any = None, dtype: Any = 
     chooser = resolve(mask, places.shape)
     if isinstance(chooser, np.ndarray):
         context.unsupported(f"{api} with a mask that is no rectangle")
-    read = source(tile, _rows_only(chooser, tile.shape, api))
+    read = _rows_of(tile, chooser, api)
     picked = source(places, chooser)
 
     def emit(dst: Any) -> None:
@@ -813,6 +813,13 @@ def gather_flattened(data: Any, indices: Any, *, mask: Any = None, dtype: Any = 
 # -- Tensor Engine -----------------------------------------------------------------------------------------------------
 
 
+def _operand(core: Core, tile: Tile) -> Tile:
+    """A matmul operand: a result that no tensor was declared for is placed by the compiler, which moves it to SBUF."""
+    if type(tile) is LooseTile or tile.buffer.space != "psum" or tile.buffer.role != "result":
+        return tile
+    return in_sbuf(core, tile)
+
+
 def nc_matmul(
     stationary: Any,
     moving: Any,
@@ -831,6 +838,7 @@ def nc_matmul(
     core = begin()
     api = "nisa.nc_matmul"
     a, b = tile_of(stationary, "stationary", api), tile_of(moving, "moving", api)
+    a, b = _operand(core, a), _operand(core, b)
     chooser = resolve(mask, b.shape)
     if isinstance(chooser, np.ndarray):
         context.unsupported(f"{api} with a mask that is no rectangle")

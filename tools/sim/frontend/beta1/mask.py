@@ -6,6 +6,8 @@ nothing, everything, or a box; only a mask that is no box falls back to elementw
 
 from __future__ import annotations
 
+import dis
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 Box = tuple[tuple[int, int], ...]
 """[start, stop) per axis."""
 Chosen = NDArray[np.bool_]
+_VALUE_AND = "JUMP_IF_FALSE_OR_POP"
+"""Bytecode of `a and b` as a value (not as a condition): Beta 1 took its last operand as the mask."""
 
 
 class Mask:
@@ -83,6 +87,16 @@ class Mask:
         return Mask((), self.shape, ~self.array())
 
     def __bool__(self) -> bool:
+        frame = sys._getframe(1)
+        core = context.find()
+        if dis.opname[frame.f_code.co_code[frame.f_lasti]] == _VALUE_AND and core is not None and not core.options.strict:
+            context.warn(
+                "KW-MASK-AND",
+                "masks are joined with `and`, which keeps only the last of them",
+                operand="mask",
+                fix="join masks with &",
+            )
+            return True
         context.fail(
             "KW-INDEX-TRUTH",
             "a condition depends on nl.arange, whose elements have no single truth value "

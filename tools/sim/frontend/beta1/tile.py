@@ -843,7 +843,11 @@ class ResultTile(Tile):
             core.deferred = None
         before, core.place = core.place, work.place
         try:
-            self._adopt(work.home if work.home is not None else core.allocate(self.shape, self.dtype, work.space))
+            if work.home is not None:
+                self._adopt(work.home)
+            else:
+                self._adopt(core.allocate(self.shape, self.dtype, work.space))
+                self.buffer.role = "result"
             if not is_empty(work.chooser):
                 self._emit(work, self)
         finally:
