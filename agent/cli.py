@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from agent import cli_profile
 from agent.events import Event, RunFinished, RunRefused
 from agent.output import prepare, save
 from agent.render import Progress, microseconds, show_report
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 evals = typer.Typer(help="Run suites of requests and compare results.", no_args_is_help=True)
 app.add_typer(evals, name="eval")
+cli_profile.register(app)
 
 T = TypeVar("T")
 

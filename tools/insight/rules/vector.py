@@ -214,7 +214,7 @@ def one_engine_saturated(case: Case) -> Advice | None:
         target = Engine(ENGINE_NAMES.index(name))
         for line in case.heaviest(rows):
             mine = rows[seen.line[rows] == line]
-            if what_if.can_run(seen.trace, mine, target).all() and len(mine) > 1:
+            if len(mine) > 1 and what_if.can_run(seen.trace, mine, target).all() and _fits(case, line, target):
                 trials += [(target, mine, 1.0), (target, mine, 0.5)]
     if not trials:
         return None
@@ -233,6 +233,12 @@ def one_engine_saturated(case: Case) -> Advice | None:
         "V8", f"The {hot} Engine has most of the elementwise work.", f"Active: {loads}; most of it at {case.places(lines)}.",
         change, case.numbers(lines), proof,
     )  # fmt: skip
+
+
+def _fits(case: Case, line: int, target: Engine) -> bool:
+    """Whether the operators that the source names exist on the Scalar Engine, which multiplies and adds only."""
+    ops = set(re.findall(r"\bn[lp]\.(\w+)", case.seen.source(line))) - {"float32", "bfloat16", "float16"}
+    return target is not Engine.SCALAR or ops <= {"multiply", "add"}
 
 
 @rule("V9")

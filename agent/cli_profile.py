@@ -1,0 +1,284 @@
+"""`kernelwright profile`: where a kernel's time goes, why, and what each change would gain; tables, SQL, trace, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tools.task import Kernel, Reference, Target, TensorSpec, Tolerance
+from tools.task_errors import RequestError
+
+if TYPE_CHECKING:
+    from tools.export import Result
+    from tools.insight import Advice, Explanation, Generation, Observed
+    from tools.profile import Profiled
+
+TARGETS = ("trn1", "trn2", "trn3")
+MOST_LINES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A kernel and what it runs on."""
+
+    kernel: Kernel
+    filename: str
+    inputs: tuple[TensorSpec, ...]
+    target: Target
+    reference: Reference | None
+    tolerance: Tolerance
+
+
+def register(app: typer.Typer) -> None:
+    """Add the `profile` command to the command line."""
+    app.command()(profile)
+
+
+def profile(
+    kernel: Annotated[
+        str, typer.Argument(metavar="FILE.py[:FUNCTION]", help="The kernel, or the name of one of the library.")
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=SHAPE:DTYPE", help="One per input, e.g. a=512x1024:bfloat16."),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="trn1, trn2 (default) or trn3.")] = None,
+    sql: Annotated[
+        str | None, typer.Option("--sql", help="One SELECT over the tables (Instruction, Summary, Stall, ...).")
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="ENGINE", help="Why Tensor, Vector, Scalar, GpSimd or Sync idles."),
+    ] = None,
+    what_if: Annotated[bool, typer.Option("--what-if", help="Time the same program on trn1, trn2 and trn3.")] = False,
+    precision: Annotated[
+        bool, typer.Option("--precision", help="Which lines lose bits, and what more would cost.")
+    ] = False,
+    locate: Annotated[bool, typer.Option("--locate", help="The line where a wrong result's error enters.")] = False,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="FILE.py:FUNCTION", help="NumPy function for --locate.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained report.")] = None,
+    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the tables into this folder.")] = None,
+    perfetto: Annotated[Path | None, typer.Option("--perfetto", help="Write a trace for the Perfetto UI.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="For the inputs of --locate and --precision.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON, alone, on standard output.")
+    ] = False,
+) -> int:
+    """Say where a kernel's time goes, why, on which line, and what each change would gain."""
+    from tools.insight import advise, explain_gap
+    from tools.insight import what_if as generations_of
+    from tools.profile import find_error, find_precision, profile_kernel
+
+    asked = _asked(kernel, inputs or [], target, reference)
+    if locate and asked.reference is None:
+        raise RequestError("--locate compares with a reference; give --reference FILE.py:FUNCTION")
+    done = profile_kernel(asked.kernel, asked.inputs, asked.target, filename=asked.filename)
+    seen = done.seen
+    if sql is not None:
+        _show_rows(_answer(seen, sql), as_json)
+        _write(done, html, parquet, perfetto, quiet=as_json)
+        return 0
+    found: dict[str, Any] = {"kernel": done.title, "profile": seen.profile.to_json()}
+    console = Console()
+    sections: list[Callable[[], None]] = [lambda: _show_profile(console, done)]
+    asked_for_part = explain is not None or what_if or precision or locate
+    if explain is not None:
+        explanation = _checked(lambda: explain_gap(seen, engine=explain))
+        found["explanation"] = explanation.to_json()
+        sections.append(lambda: _show_explanation(console, explanation))
+    if what_if:
+        rows = generations_of(seen.trace, options=seen.options)
+        found["generations"] = [row.to_json() for row in rows]
+        sections.append(lambda: _show_generations(console, rows))
+    if precision:
+        report = find_precision(done, asked.inputs, seed)
+        found["precision"] = report.to_json()
+        sections.append(lambda: _say(console, "Precision", report.answer))
+    if locate and asked.reference is not None:
+        location = find_error(done, asked.inputs, asked.reference, asked.tolerance, seed)
+        found["location"] = location.to_json()
+        text = "\n".join([location.sentence, *([location.pattern] if location.pattern else [])])
+        text += "".join(f"\n- {s.where}: {s.reason}: {s.source}" for s in location.suspects)
+        sections.append(lambda: _say(console, "Where the error enters", text))
+    if not asked_for_part:
+        advice = advise(seen)
+        found["advice"] = [a.to_json() for a in advice]
+        sections.append(lambda: _show_advice(console, advice))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        for section in sections:
+            section()
+    _write(done, html, parquet, perfetto, quiet=as_json)
+    return 0
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+
+
+def _asked(name: str, texts: list[str], target: str | None, reference: str | None) -> Asked:
+    """Read the kernel, its inputs and its reference.
+
+    Raises:
+        RequestError: one of them can't be used.
+    """
+    from agent.cli import read_file, read_function
+    from agent.simulation import input_of
+    from tools.generate.specify import tolerance_for
+    from tools.library import LibraryError, load
+    from tools.profile import entry_of
+
+    if target is not None and target not in TARGETS:
+        raise RequestError(f"target {target!r} isn't known; use {', '.join(TARGETS)}")
+    machine = cast(Target | None, target)
+    specs = tuple(map(input_of, texts))
+    given = None
+    if reference is not None:
+        source, function = read_function(reference)
+        given = Reference(source=source, function=function, origin="file")
+    if name.isidentifier():
+        try:
+            kernel, task = load(name, None, machine)
+        except LibraryError as error:
+            raise RequestError(f"{error}; or give a file: FILE.py:FUNCTION") from error
+        return Asked(kernel, f"{name}.py", specs or task.inputs, task.target, given or task.reference, task.tolerance)
+    path, _, function = name.rpartition(":")
+    if not path or not function.isidentifier():
+        path, function = name, ""
+    source = read_file(Path(path))
+    filename = Path(path).name
+    if not specs:
+        raise RequestError(
+            "give the kernel's inputs: --input NAME=SHAPE:DTYPE once for each, e.g. --input a=512x1024:bfloat16"
+        )
+    kernel = Kernel(source=source, function=function or entry_of(source, filename))
+    return Asked(kernel, filename, specs, machine or "trn2", given, tolerance_for([s.dtype for s in specs]))
+
+
+def _checked(run: Callable[[], Explanation]) -> Explanation:
+    try:
+        return run()
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def _answer(seen: Observed, sql: str) -> Result:
+    from tools.export import QueryError, query, tables
+
+    try:
+        return query(tables(seen), sql)
+    except QueryError as error:
+        raise RequestError(f"--sql: {error}") from error
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _write(done: Profiled, html: Path | None, parquet: Path | None, perfetto: Path | None, *, quiet: bool) -> None:
+    """Write what was asked for, each file whole or not at all.
+
+    Raises:
+        RequestError: a path can't be written.
+    """
+    from tools.export import tables, write_parquet, write_perfetto
+    from tools.report_html import write_report
+
+    jobs: list[tuple[Path, Callable[[Path], object]]] = []
+    if html is not None:
+        jobs.append((html, lambda path: write_report(path, done.seen, done.title)))
+    if parquet is not None:
+        jobs.append((parquet, lambda path: write_parquet(path, tables(done.seen))))
+    if perfetto is not None:
+        jobs.append((perfetto, lambda path: write_perfetto(path, done.seen)))
+    for path, job in jobs:
+        try:
+            job(path)
+        except OSError as error:
+            raise RequestError(f"can't write {path} ({error.strerror}); check the folder") from error
+        if not quiet:
+            print(f"wrote {path}")
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def _show_rows(result: Result, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2, default=str))
+        return
+    table = Table(box=None)
+    for name in result.columns:
+        table.add_column(name, overflow="fold")
+    for row in result.rows:
+        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row))
+    Console().print(table, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_profile(console: Console, done: Profiled) -> None:
+    p = done.seen.profile
+    console.print(
+        f"{done.title}: {p.latency_us:.2f} us simulated on {p.target} ({p.compiler_model}); bottleneck {p.bottleneck}; bounds: "
+        f"memory {p.memory_us:.2f}, compute {p.compute_us:.2f}, busiest resource {p.pipeline_us:.2f} us",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    table = Table(box=None)
+    for name in ("engine", "active", "busy us", "idle us", "instructions"):
+        table.add_column(name, justify="left" if name == "engine" else "right")
+    for e in p.engines:
+        if e.instructions:
+            row = (f"{e.active_percent:.1f}%", f"{e.busy_us:.2f}", f"{e.idle_us:.2f}", str(e.instructions))
+            table.add_row(f"{e.engine} {e.core}" if done.seen.trace.cores > 1 else e.engine, *row)
+    share = f"{p.dma_active_percent:.1f}%"
+    table.add_row(
+        "DMA", share, f"{p.dma_active_us:.2f}", f"{p.latency_us - p.dma_active_us:.2f}", str(p.dma_transfer_count)
+    )
+    console.print(table, highlight=False)
+    console.print(
+        f"HBM: {p.hbm_read_bytes} bytes read ({p.reload_read_bytes} again), {p.hbm_write_bytes} written; MBU "
+        f"{p.mbu_estimated_percent:.1f}%, MFU {p.mfu_estimated_percent:.1f}%",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    by_place = {place: k for k, place in enumerate(done.seen.trace.lines)}
+    for line in p.lines[:MOST_LINES]:
+        text = done.seen.source(by_place.get((line.file, line.line), -1))
+        wait = f", waits {line.stall_us:.2f}" if line.stall_us > 0 else ""
+        console.print(
+            f"  line {line.line}: {line.busy_us:.2f} us on {line.engine}{wait}  {text}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _say(console: Console, title: str, text: str) -> None:
+    console.print(f"\n{title}", style="bold")
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_advice(console: Console, advice: tuple[Advice, ...]) -> None:
+    text = "\n".join(a.sentence for a in advice) or "No bottleneck rule found a symptom."
+    _say(console, "Findings (gains by re-simulation)", text)
+
+
+def _show_explanation(console: Console, explanation: Explanation) -> None:
+    more = "\n".join(f"- {t.sentence}" for t in explanation.counterfactuals[3:])
+    _say(console, f"Why the {explanation.engine} Engine waits", explanation.answer + (f"\n{more}" if more else ""))
+
+
+def _show_generations(console: Console, rows: tuple[Generation, ...]) -> None:
+    text = []
+    for row in rows:
+        if row.latency_us is None or row.speedup is None:
+            text.append(f"{row.target}: doesn't run as recorded: {row.obstacle}")
+        else:
+            text.append(f"{row.target}: {row.latency_us:.2f} us ({row.speedup:.2f}x), bottleneck {row.bottleneck}")
+    _say(console, "The same program on each generation", "\n".join(text))

@@ -1,0 +1,125 @@
+"""`kernelwright profile`: what it prints and writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.cli import main
+from tests.agent.test_simulation import DOUBLE, TWICE
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `kernelwright profile` in a folder that holds double.py and twice.py; (status, out, err)."""
+    (tmp_path / "double.py").write_text(DOUBLE)
+    (tmp_path / "twice.py").write_text(TWICE)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["kernelwright", "profile", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    return call
+
+
+INPUT = ("--input", "x=128x512:float32")
+
+
+def test_it_says_where_the_time_goes(run: Run) -> None:
+    status, out, _ = run("double.py:kernel", *INPUT)
+    assert status == 0
+    assert "double.py:kernel:" in out
+    assert "us simulated on trn2" in out
+    assert "nisa.tensor_scalar(dst=doubled" in out
+    assert "Findings" in out
+
+
+def test_json_is_alone_on_standard_output(run: Run) -> None:
+    status, out, _ = run("double.py", *INPUT, "--json", "--html", "r.html", "--explain", "Vector", "--what-if")
+    found = json.loads(out)
+    assert status == 0
+    assert found["explanation"]["engine"] == "Vector"
+    assert [g["target"] for g in found["generations"]] == ["trn1", "trn2", "trn3"]
+    assert Path("r.html").read_text().startswith("<!doctype html>")
+
+
+def test_sql_answers_over_the_tables(run: Run) -> None:
+    question = "SELECT opcode, count(*) AS n FROM Instruction GROUP BY opcode ORDER BY n DESC, opcode"
+    status, out, _ = run("double.py", *INPUT, "--sql", question, "--json")
+    assert status == 0
+    assert json.loads(out) == [{"opcode": "dma_copy", "n": 2}, {"opcode": "tensor_scalar", "n": 1}]
+
+
+def test_files_are_written_and_named(run: Run) -> None:
+    status, out, _ = run("double.py", *INPUT, "--parquet", "tables", "--perfetto", "t.json")
+    assert status == 0
+    assert "wrote tables" in out
+    assert (Path("tables") / "Instruction.parquet").is_file()
+    assert json.loads(Path("t.json").read_text())["traceEvents"]
+
+
+def test_a_kernel_of_the_library_brings_its_own_inputs(run: Run) -> None:
+    status, out, _ = run("row_sum", "--json")
+    assert status == 0
+    assert json.loads(out)["kernel"] == "row_sum.py:kernel"
+
+
+def test_the_line_of_an_error_is_located(run: Run) -> None:
+    Path("wrong.py").write_text(DOUBLE.replace("operand0=2.0", "operand0=3.0"))
+    _, right, _ = run("double.py", *INPUT, "--locate", "--reference", "twice.py:twice", "--json")
+    assert json.loads(right)["location"]["verdict"] == "agrees"
+    status, out, _ = run("wrong.py", *INPUT, "--locate", "--reference", "twice.py:twice", "--json")
+    assert status == 0
+    location = json.loads(out)["location"]
+    assert location["verdict"] == "logic"
+    assert location["pattern"].startswith("output 0:")
+
+
+def test_precision_names_lossy_lines(run: Run) -> None:
+    status, out, _ = run("double.py", "--input", "x=128x512:bfloat16", "--precision", "--json")
+    assert status == 0
+    assert json.loads(out)["precision"]["lines"][0]["dtype"] == "bfloat16"
+
+
+NO_STORE = DOUBLE.replace("nisa.dma_copy(dst=out, src=doubled)", "pass")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("double.py",), "give the kernel's inputs"),
+        (("nothing.py:f", *INPUT), "can't read nothing.py"),
+        (("nothing",), "the library has no kernel"),
+        (("double.py:absent", *INPUT), "absent"),
+        (("double.py", "--input", "x"), "isn't understood"),
+        (("double.py", "--input", "x=300x4:float32"), "KW-"),
+        (("double.py", *INPUT, "--target", "tpu"), "use trn1, trn2, trn3"),
+        (("double.py", *INPUT, "--explain", "Texture"), "choose one of Tensor"),
+        (("double.py", *INPUT, "--locate"), "give --reference"),
+        (("double.py", *INPUT, "--sql", "SELEC 1"), "the SQL is wrong"),
+        (("double.py", *INPUT, "--sql", "COPY Summary TO 'x.csv'"), "only SELECT is allowed"),
+        (("double.py", *INPUT, "--sql", "SELECT * FROM read_csv('twice.py')"), "may only read"),
+        (("store.py", *INPUT, "--html", "r.html"), "stores nothing"),
+        (("double.py", *INPUT, "--html", "no/such/folder/r.html"), "can't write"),
+        (("two.py", *INPUT), "two.py holds 2 kernels (a, b)"),
+    ],
+)
+def test_bad_input_is_one_sentence_status_2_and_no_file(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    Path("store.py").write_text(NO_STORE)
+    Path("two.py").write_text("def a(x):\n    return x\n\n\ndef b(x):\n    return x\n")
+    before = set(Path().iterdir())
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert set(Path().iterdir()) == before
