@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import ml_dtypes
 import numpy as np
@@ -88,3 +89,8 @@ def _stored(values: NDArray[np.float32], spec: TensorSpec) -> NDArray[np.generic
         limit = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
         values = np.clip(values, -limit, limit)
     return np.ascontiguousarray(values.astype(kind))
+
+
+def nbytes(spec: TensorSpec) -> int:
+    """Bytes of a tensor in its storage type."""
+    return prod(spec.shape) * storage_type(spec.dtype).itemsize

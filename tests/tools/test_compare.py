@@ -87,7 +87,10 @@ def test_a_scale_blind_or_norm_blind_error_fails() -> None:
     one_wrong[0, 0] += 0.05  # invisible in the norm
     assert not compare(one_wrong, WANT, TOLERANCE).passed
     everywhere = WANT * (1 + 0.0009) + 0.0009  # each element near, the whole too far
-    assert "error of the whole is too large" in compare(everywhere, WANT, TOLERANCE.model_copy(update={"rel_l2": 1e-4})).detail
+    assert (
+        "error of the whole is too large"
+        in compare(everywhere, WANT, TOLERANCE.model_copy(update={"rel_l2": 1e-4})).detail
+    )
 
 
 def test_nan_never_passes_not_even_against_a_tiny_reference() -> None:

@@ -1,0 +1,28 @@
+"""The tool `lint`: what can be said about kernel source without running it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tools.sandbox import Worker, borrowed
+from tools.task import Finding, Frozen
+
+
+class LintArgs(BaseModel):
+    """Check kernel source without running it: syntax, imports, and names that a kernel may not use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(max_length=200_000, description="Complete source of the kernel's module.")
+
+
+class LintResult(Frozen):
+    """Findings in order of lines."""
+
+    findings: tuple[Finding, ...]
+
+
+def lint(args: LintArgs, *, worker: Worker | None = None) -> LintResult:
+    """Check kernel source."""
+    with borrowed(worker) as hired:
+        return LintResult(findings=hired.lint(args.source))
