@@ -226,3 +226,24 @@ def kernel(x):
     return a if nl.program_id() == 0 else b
 """
     assert failure(body, np.zeros(2, np.float32)).code == "KW-LNC-OUTPUTS"
+
+
+def test_cores_keep_pace_at_shared_writes():
+    """Both cores clear the whole result and then store their part: a race, but one that pace decides the usual way."""
+    body = """
+def kernel(x):
+    me = nl.program_id()
+    out = nl.ndarray((16, 4), dtype=x.dtype, buffer=nl.shared_hbm)
+    z = nl.ndarray((8, 4), dtype=x.dtype, buffer=nl.sbuf)
+    nisa.memset(z, 0.0)
+    for i in range(2):
+        nisa.dma_copy(out[8 * i:8 * i + 8], z)
+    t = nl.ndarray((8, 4), dtype=x.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(t, x[8 * me:8 * me + 8])
+    nisa.dma_copy(out[8 * me:8 * me + 8], t)
+    return out
+"""
+    x = rng.standard_normal((16, 4)).astype(np.float32)
+    result = run(body, x)
+    assert np.array_equal(result.outputs[0], x)
+    assert "KW-RACE-SHARED" in [d.code for d in result.diagnostics]

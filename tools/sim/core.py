@@ -410,6 +410,13 @@ class Core:
             )
         if self.data:
             op.meaning(outs, ins, **(params or {}))
+        if self.watch is not None and self.team is not None and self.place is None and op.kind == "dma":
+            self._keep_pace(outs)
+
+    def _keep_pace(self, outs: tuple[Tensor, ...]) -> None:
+        """Beside other cores: let them catch up after a write to shared HBM."""
+        if self.team is not None and any(t.buffer.space == "shared_hbm" for t in outs):
+            self.team.pause(self)
 
 
 def source_range(frame: FrameType) -> SourceRange:

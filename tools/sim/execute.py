@@ -33,7 +33,7 @@ class SimResult:
 
     Attributes:
         outputs: the returned tensors as arrays, in order (shapes-only runs: zero-stride placeholders).
-        diagnostics: findings that didn't stop the kernel.
+        findings: what was noticed while the kernel ran and didn't stop it.
         trace: the recorded instruction stream.
         machine: the target.
         printed: lines from `device_print`.
@@ -48,10 +48,17 @@ class SimResult:
         printed: tuple[str, ...] = (),
     ) -> None:
         self.outputs = outputs
-        self.diagnostics = diagnostics
+        self.findings = diagnostics
         self.trace = trace
         self.machine = target
         self.printed = printed
+
+    @cached_property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """The findings, and the hazards that only the whole instruction stream shows."""
+        from tools.sim.hazards import hazards
+
+        return (*self.findings, *hazards(self.trace, self.machine))
 
     @cached_property
     def timeline(self) -> Timeline:

@@ -1,8 +1,9 @@
-"""Several cores at once: one thread each, of which exactly one runs at a time, handed over only where cores must meet.
+"""Several cores at once: one thread each, of which exactly one runs at a time.
 
-A core runs until it waits for others at a meeting; then the next one that can run goes on, lowest number first. So a run
-is deterministic, and the recorded stream is a legal interleaving: everything before a meeting comes before everything
-behind it. When nobody can go on, the kernel would hang the device: KW-DEADLOCK.
+A core runs until it has written shared HBM or waits for others at a meeting; then the next one that can run goes on. So
+cores that run the same code stay side by side, as they do on the device, a run is deterministic, and the recorded stream
+is a legal interleaving: everything before a meeting comes before everything behind it. When nobody can go on, the kernel
+would hang the device: KW-DEADLOCK.
 """
 
 from __future__ import annotations
@@ -118,10 +119,17 @@ class Team:
                 raise _Abandoned
         return self._results.pop(seat)
 
-    def place_of(self, seat: int) -> Place | None:
-        """Where a waiting core stands in kernel source."""
-        waiting = self._waiting.get(seat)
-        return waiting.place if waiting is not None else None
+    def pause(self, core: Core) -> None:
+        """Let the next core that can run go on; comes back when it is this one's turn again."""
+        seat, count = core.seat, len(self.cores)
+        for step in range(1, count):
+            other = (seat + step) % count
+            if other not in self._done and other not in self._waiting:
+                self._turns[other].release()
+                self._turns[seat].acquire()
+                if self._error is not None:
+                    raise _Abandoned
+                return
 
     def _hand_over(self) -> None:
         """Let the next core run: the lowest-numbered one that isn't waiting; on failure wake everyone."""
