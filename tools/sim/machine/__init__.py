@@ -68,6 +68,7 @@ class Machine:
     vector_operand_cycles: float
     vector_fast_copy: float
     vector_two_tensor_passes: float
+    vector_scan_passes: float
     vector_reciprocal_passes: float
     scalar_min_cycles: float
     scalar_overhead_cycles: float

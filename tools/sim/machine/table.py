@@ -109,8 +109,10 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
     "throttle_factor": _same(0.5, "ratio", "documented", "Neuron Explorer glossary: capped at about 50 % of peak"),
     # --- Vector Engine
     "vector_min_cycles": _same(64, "cycles", "documented", f"{_OLD_ISA}: MIN_II"),
-    "vector_overhead_cycles": _same(
-        60, "cycles", "measured", f"{_TRACE}: the next instruction starts N + 56..62 cycles after an independent one"
+    "vector_overhead_cycles": (
+        Fact(110, "cycles", "fitted", "mamba on trn1: Vector time per instruction beyond its passes"),
+        Fact(60, "cycles", "measured", f"{_TRACE}: the next instruction starts N + 56..62 cycles after"),
+        Fact(60, "cycles", "measured", "NC-v3's value, none published"),
     ),
     "vector_latency_cycles": (
         Fact(380, "cycles", "measured", f"{_PERF} figures 10 and 17: 2N + 380..401 cycles"),
@@ -129,6 +131,7 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         1,
         1,
     ),
+    "vector_scan_passes": _same(2, "ratio", "documented", f"{_OLD_ISA}: tensor_tensor_scan costs 2N"),
     "vector_reciprocal_passes": _each(
         "ratio", "measured", "silu on trn1: exp, add, reciprocal and multiply take four Vector passes in all", 1, 8, 8
     ),

@@ -113,7 +113,9 @@ def _vector(g: Group) -> Floats:
 
 def _vector2(g: Group) -> Floats:
     single = g.has(Flag.PSUM_SRC) | (g.has(Flag.HALF_IO) & g.has(Flag.CONTIGUOUS))
-    return g.free * np.where(single, 1.0, g.machine.vector_two_tensor_passes) * _stride(g)
+    passes = np.where(single, 1.0, g.machine.vector_two_tensor_passes)
+    scan = g.opcode == BY_NAME["tensor_tensor_scan"].code if "tensor_tensor_scan" in BY_NAME else False
+    return g.free * np.where(scan, g.machine.vector_scan_passes, passes) * _stride(g)
 
 
 def _vector_slow(g: Group) -> Floats:

@@ -183,8 +183,24 @@ def _cells(operands: Ints, count: int) -> tuple[Ints, Ints]:
     source = np.repeat(np.arange(len(cells)), cells)
     within = np.arange(len(source)) - np.repeat(np.cumsum(cells) - cells, cells)
     across = (cbyte1 - cbyte0)[source]
-    cell = (crow0[source] + within // across) * (int(cbyte1.max()) + 1) + cbyte0[source] + within % across
-    return source, cell
+    # Each buffer's grid of cells gets its own range of numbers.
+    row_base, row_end = _range(buffer, crow0, crow1, count)
+    byte_base, byte_end = _range(buffer, cbyte0, cbyte1, count)
+    width = byte_end - byte_base
+    size = (row_end - row_base) * width
+    base = np.cumsum(size) - size
+    own = buffer[source]
+    row = crow0[source] + within // across - row_base[own]
+    return source, base[own] + row * width[own] + cbyte0[source] + within % across - byte_base[own]
+
+
+def _range(buffer: Ints, low: Ints, high: Ints, count: int) -> tuple[Ints, Ints]:
+    """Least `low` and greatest `high` of each buffer; 0, 0 for buffers that don't occur."""
+    least, most = np.full(count + 1, np.iinfo(np.int64).max), np.zeros(count + 1, np.int64)
+    np.minimum.at(least, buffer, low)
+    np.maximum.at(most, buffer, high)
+    least[most == 0] = 0
+    return least, most
 
 
 def _cut(buffer: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints]:

@@ -165,6 +165,9 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
                 if r[Operand.FLAGS] == 2:
                     if not (stable[r[Operand.BUFFER]] or clean[r[Operand.BUFFER]]):
                         break
+                    area = (r[Operand.ROW1] - r[Operand.ROW0]) * (r[Operand.BYTE1] - r[Operand.BYTE0])
+                    if is_dma[i] and area != entry[Inst.BYTES]:
+                        break  # a strided view: its rectangle doesn't say which of the bytes it means
                     inputs.append((name[r[Operand.BUFFER]], *r[Operand.ROW0 :]))
             else:
                 line = -1 if is_dma[i] else entry[Inst.LINE]
