@@ -26,8 +26,14 @@ WORTHWHILE_TILES = 50_000
 
 @cache
 def available() -> bool:
-    """Whether numba is installed."""
-    return find_spec("numba") is not None
+    """Whether numba is installed and imports: a host's stand-ins for other packages can break it."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        import_module("numba")
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def wanted(count: int) -> bool:
