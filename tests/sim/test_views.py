@@ -77,6 +77,19 @@ def test_rearrange_splits_swaps_and_merges():
     assert code_of(crossed, X) == "KW-RESHAPE-STRIDED"
 
 
+def test_empty_ds_views_may_be_made_but_not_used():
+    def kernel(x, use):
+        shards = (x[nl.ds(3, 0)], x[nl.ds(16, 0)])
+        assert [s.shape for s in shards] == [(0, 4, 6), (0, 4, 6)]
+        if use:
+            nisa.dma_copy(shards[0], shards[1])
+        return x
+
+    simulate(kernel, X.copy(), False)
+    with pytest.raises(KernelError, match="KW-EMPTY-SLICE"):
+        simulate(kernel, X.copy(), True)
+
+
 def test_integers_keep_the_partition_dimension_on_chip():
     assert seen(lambda t: t[2], X).shape == (1, 4, 6)
     assert seen(lambda t: t[2], X, on_chip=False).shape == (4, 6)

@@ -309,7 +309,7 @@ class Tensor:
             elif kind is DynSlice:
                 start = context.index_value(k.start)
                 size = context.index_value(k.size)
-                if start < 0 or size < 1 or start + size > n:
+                if start < 0 or size < 0 or start + size > n:
                     _out_of_bounds(self, axis, k, n)
                 offset += start * s
                 new_shape.append(size)

@@ -718,6 +718,12 @@ class NKIObject:
     class body. `__post_init__` runs afterwards. Objects of one class are equal when their attributes are.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        plain = any(not n.startswith("__") and not _is_member(v) for n, v in cls.__dict__.items())
+        if plain and "__init__" not in cls.__dict__:
+            cls.__init__ = NKIObject.__init__  # type: ignore[method-assign] # so that @dataclass leaves it alone
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
         names = _annotated(cls)
@@ -762,7 +768,7 @@ def _is_member(value: Any) -> bool:
 
 
 def _default(cls: type, name: str) -> Any:
-    default = getattr(cls, name, dataclasses.MISSING)
+    default = getattr(cls, "__dataclass_fields__", {}).get(name, getattr(cls, name, dataclasses.MISSING))
     if isinstance(default, dataclasses.Field):
         default = default.default_factory() if callable(default.default_factory) else default.default
     if default is dataclasses.MISSING:

@@ -15,7 +15,15 @@ from tools.sim.tensor import Tensor
 
 
 def tensor(value: Any, name: str, *, api: str) -> Tensor:
-    """`value`, which must be a tensor."""
+    """`value`, which must be a tensor with at least one element."""
+    if isinstance(value, Tensor) and 0 in value.shape:
+        context.fail(
+            "KW-EMPTY-SLICE",
+            f"{api}: {name} {list(value.shape)} of {value.name or 'the tensor'} holds no element",
+            operand=name,
+            found=list(value.shape),
+            fix="skip the instruction when nothing is left to do",
+        )
     if not isinstance(value, Tensor):
         context.fail(
             "KW-OPERAND-TYPE",
@@ -29,7 +37,7 @@ def tensor(value: Any, name: str, *, api: str) -> Tensor:
 
 def on_chip(value: Any, name: str, *, api: str, sbuf_only: bool = False) -> Tensor:
     """`value`, which must be a tile in SBUF or PSUM with at most 128 partitions."""
-    tile = value if isinstance(value, Tensor) else tensor(value, name, api=api)
+    tile = value if isinstance(value, Tensor) and 0 not in value.shape else tensor(value, name, api=api)
     space = tile.buffer.space
     if not tile.buffer.on_chip:
         context.fail(
