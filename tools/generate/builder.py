@@ -374,6 +374,8 @@ class Builder:
         left, right = self.nodes[a], self.nodes[b]
         if not left.shape or not right.shape:
             raise BeyondOffline("a matmul with a scalar operand")
+        if len(left.shape) == 1 and len(right.shape) == 1:
+            return self.reshape(self.matmul(self.reshape(a, (1, *left.shape)), self.reshape(b, (*right.shape, 1))), ())
         if len(left.shape) == 1:
             return self._squeeze(self.matmul(self.reshape(a, (1, *left.shape)), b), -2)
         if len(right.shape) == 1:

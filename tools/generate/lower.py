@@ -151,6 +151,8 @@ class RowCode:
         self.outer_bytes = 0
         self.loop_bytes = 0
         self.psum_columns = 0
+        self.columns: dict[int, bool] = {}
+        self.shared: dict[int, bool] = {}
         self.hoisting = False
         self.allowed: Callable[[int], bool] = lambda id: True
         self.moments: dict[int, tuple[int, int]] = {}
@@ -183,9 +185,13 @@ class RowCode:
             return not view.shape or (view.shape[-1] == 1 and not self.stage.cut_width) or view.strides[-1] == 0
         if (node.width == 1 and not self.stage.cut_width) or node.op == "reduce":
             return True
-        if id in self.region and node.op not in ("matmul",):
-            return all(self.graph[i].op == "constant" or self.is_column(i) for i in node.inputs)
-        return False
+        if id not in self.region:
+            return False
+        known = self.columns.get(id)
+        if known is None:
+            known = all(self.graph[i].op == "constant" or self.is_column(i) for i in node.inputs)
+            self.columns[id] = known
+        return known
 
     def row_width(self, id: int) -> int:
         """Elements in a row of node `id`."""
@@ -205,7 +211,10 @@ class RowCode:
         if id in self.stage.leaves:
             tile = self.tiles.get(id)
             return tile.outer if tile is not None else self.shared_leaf(id)
-        return id in self.region and all(self.row_free(i) for i in node.inputs)
+        known = self.shared.get(id)
+        if known is None:
+            known = self.shared[id] = id in self.region and all(self.row_free(i) for i in node.inputs)
+        return known
 
     shared_leaf: Callable[[int], bool]
     """Whether a leaf doesn't change along the rows; set by the stage's emitter."""

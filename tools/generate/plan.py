@@ -389,7 +389,7 @@ class _Planner:
         for id, target in self.targets.items():
             node = self.graph[id]
             taken = any(id == root for root, _ in stage.roots)
-            if taken or id in self.where or node.lead != stage.lead or not self._local(node) or self._needs_matmul(id):
+            if taken or id in self.where or id in self.busy or not self._at_hand(id) or node.lead != stage.lead or not self._local(node) or self._needs_matmul(id):
                 continue
             region, leaves = list(stage.region), dict(stage.leaves)
             self._collect(stage, id)
@@ -434,6 +434,27 @@ class _Planner:
                     seen.add(j)
                     stack.append(j)
         return False
+
+    def _at_hand(self, id: int) -> bool:
+        """Whether node `id` can be computed from what already lies in HBM, row by row."""
+        stack, seen = [id], {id}
+        while stack:
+            i = stack.pop()
+            node = self.graph[i]
+            if i in self.where or node.op == "constant" or (node.op in VIEW_OPS and self._is_view(i)):
+                continue
+            if not self._local(node):
+                return False
+            for j in node.inputs:
+                if j not in seen:
+                    seen.add(j)
+                    stack.append(j)
+        return True
+
+    def _is_view(self, id: int) -> bool:
+        """Whether node `id` is only a view of something in HBM."""
+        node = self.graph[id]
+        return id in self.where or (node.op in VIEW_OPS and self._is_view(node.inputs[0]))
 
     def _extra_roots(self, stage: Stage) -> None:
         """Store also what other stages would have to compute again: results and what depends on the matmuls."""
