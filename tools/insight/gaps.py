@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,8 +24,6 @@ Ints = NDArray[np.int64]
 
 LEAST_GAIN = 0.002
 """Share of the latency below which a gain is within the model's noise and not worth a sentence."""
-LARGE_TRACE = 300_000
-"""Instructions above which fewer counterfactuals are tried: each one times the whole program again."""
 
 _CAUSES = {
     Wait.RESULT: "the result of {waited}",
@@ -105,6 +104,7 @@ def explain_gap(
     core: int = 0,
     options: TimingOptions | None = None,
     limit: int = 8,
+    seconds: float = 20.0,
 ) -> Explanation:
     """Explain the idle time of one engine and prove what each remedy gains by timing the changed program again.
 
@@ -115,6 +115,7 @@ def explain_gap(
         core: which core.
         options: switches of the timing model.
         limit: causes and counterfactuals to report.
+        seconds: after this long no further counterfactual is tried (each times the whole program again).
 
     Raises:
         ValueError: no such engine or core, or a `Trace` without a machine.
@@ -135,7 +136,7 @@ def explain_gap(
         raise ValueError(f"no core {core}; the launch used {max(e.core for e in observed.profile.engines) + 1}")
     use = observed.profile.engine(chosen, core)
     causes, groups = _causes(observed, ENGINE_NAMES.index(chosen), core, use.idle_us)
-    trials = _trials(observed, groups, limit)
+    trials = _trials(observed, groups, limit, time.monotonic() + seconds)
     path = path_shares(observed)[:limit]
     return Explanation(
         chosen, core, observed.machine.name, observed.profile.latency_us, use.busy_us, use.idle_us, causes[:limit]
@@ -250,12 +251,11 @@ def _folded(causes: tuple[IdleCause, ...], limit: int) -> tuple[IdleCause, ...]:
 # -- counterfactuals ---------------------------------------------------------------------------------------------------
 
 
-def _trials(observed: Observed, groups: list[_Group], limit: int) -> tuple[Counterfactual, ...]:
+def _trials(observed: Observed, groups: list[_Group], limit: int, deadline: float) -> tuple[Counterfactual, ...]:
     found: dict[str, Counterfactual] = {}
     tried = 0
-    most = 2 * limit if len(observed.trace) < LARGE_TRACE else 3
     for trial in _remedies(observed, groups[:3]):
-        if tried >= most:
+        if tried >= 2 * limit or time.monotonic() > deadline:
             break
         result = trial()
         if result is None:

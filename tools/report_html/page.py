@@ -11,6 +11,8 @@ from tools.insight import Advice, Explanation, Generation, Observed, TraceError,
 from tools.report_html.content import content
 
 HERE = Path(__file__).resolve().parent
+SECONDS = 20.0
+"""Time for the proofs of the findings, and for four engines' explanations; a long launch gets fewer of them."""
 
 
 def render(
@@ -29,10 +31,10 @@ def render(
         advice, explanations, generations: what the insight tools found; by default they are run.
     """
     if advice is None:
-        advice = advise(seen)
+        advice = advise(seen, seconds=SECONDS)
     if explanations is None:
         explanations = tuple(
-            explain_gap(seen, engine=use.engine, core=use.core, limit=5)
+            explain_gap(seen, engine=use.engine, core=use.core, limit=5, seconds=SECONDS / 4)
             for use in seen.profile.engines
             if use.instructions and use.engine != "Sync"
         )
