@@ -76,6 +76,7 @@ def test_control_flow_on_shapes_is_followed() -> None:
         ("def f(x): return x[x > 0]", "indexing by an array"),
         ("def f(x): return x * np.arange(5)", "constant array"),
         ("def f(x): return 3.0", "doesn't depend on its inputs"),
+        ("def f(x):\n    for i in range(9999):\n        x = x * i + np.exp(x)\n    return x", "more than 4000"),
         ("def f(x): return np.cumsum(x)", "np.cumsum|add.accumulate"),
     ],
 )  # fmt: skip

@@ -14,6 +14,8 @@ import numpy as np
 from tools.generate.errors import BeyondOffline
 from tools.generate.graph import COMPARISONS, LOGICAL, Graph, Node
 
+MAX_NODES = 4000
+"""Operations after which a reference counts as a loop that a kernel shouldn't unroll."""
 _RANK = {"float32": 3, "float64": 3, "bfloat16": 2, "float16": 2}
 _SCALAR: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b, "subtract": lambda a, b: a - b, "multiply": lambda a, b: a * b, "maximum": max,
@@ -471,6 +473,8 @@ class Builder:
         found = self._known.get(key)
         if found is not None:
             return found
+        if len(self.nodes) >= MAX_NODES:
+            raise BeyondOffline(f"a reference of more than {MAX_NODES} operations (a loop over rows or steps, perhaps)")
         if not dtype:
             dtype = max((self.nodes[i].dtype for i in inputs), key=lambda d: _RANK.get(d, 1 if d else 0), default="")
         node = Node(len(self.nodes), op, inputs, shape, dtype, attrs, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.generate.lower import RowCode, Tile
+from tools.generate.lower import RowCode, Tile, copy_line
 from tools.generate.plan import Plan, Stage
 from tools.generate.text import Names, Section
 from tools.generate.views import Nest, View, contiguous, elements, merge
@@ -162,7 +162,7 @@ def store(context: KernelContext, code: RowCode, id: int, access: Access, dtype:
     elif tile.dtype != dtype:
         cast = code.allocate(f"{code.stem(id)}_cast", code.pack if tile.column else code._shape_width(node), dtype)
         engine = code.balance.pick(code.width(id), {"vector": 1.0, "scalar": 1.0})
-        code.put(f"nisa.tensor_copy(dst={cast}, src={text}{'' if engine == 'vector' else f', engine=nisa.{engine}_engine'})")
+        code.put(copy_line(cast, text, engine, code.machine))
         code.loop_bytes += 4 * code.width(id)
         text = cast
     code.put(f"nisa.dma_copy(dst={access.text(row, column)}, src={text})")

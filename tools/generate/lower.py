@@ -35,6 +35,13 @@ def itemsize(dtype: str) -> int:
     return _SIZES.get(dtype, 4)
 
 
+def copy_line(dst: str, src: str, engine: str, machine: Machine) -> str:
+    """A copy on `engine`; the first generation's Scalar Engine copies by an activation."""
+    if engine == "scalar" and machine.generation <= 2:
+        return f"nisa.activation(dst={dst}, op=nl.copy, data={src})"
+    return f"nisa.tensor_copy(dst={dst}, src={src}{'' if engine == 'vector' else f', engine=nisa.{engine}_engine'})"
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """A tile that holds a node's value.
@@ -755,7 +762,7 @@ class RowCode:
         source = self.text(tile)
         name = self.allocate(f"{self.stem(id)}_sb", self.widths.get("chunk", self.row_width(id)), "float32")
         engine = self.balance.pick(self.width(id), {"vector": 1.0, "scalar": 1.0})
-        self.put(f"nisa.tensor_copy(dst={name}, src={source}{self._engine(engine)})")
+        self.put(copy_line(name, source, engine, self.machine))
         self.tiles[id] = Tile(name, "float32", False, tile.extent)
         return Operand(name, "tile")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tools.generate.context import KernelContext, load_shared, root_key, store
-from tools.generate.lower import RowCode, Tile, graph_level, itemsize
+from tools.generate.lower import RowCode, Tile, copy_line, graph_level, itemsize
 from tools.generate.plan import Stage
 from tools.generate.schedule import MatmulSchedule
 from tools.generate.text import Section
@@ -377,7 +377,7 @@ class _Matmul:
         steps.line("kr = min(P, count - k)")
         steps.line(f"{turned} = nl.ndarray((kr, {rows}), dtype=nl.{self.facts.dtype}, buffer=nl.psum)")
         steps.line(f"nisa.nc_transpose(dst={turned}, data={strip}[:, k:k + kr])")
-        steps.line(f"nisa.tensor_copy(dst={target}[:kr, k // P, {columns}], src={turned}{self._copy_engine(128)})")
+        steps.line(copy_line(f"{target}[:kr, k // P, {columns}]", turned, self._copy_engine(128), self.machine))
 
     def _carry(self) -> list[str]:
         """Names that the next phase needs: the transposed operand and per-row numbers; other tiles are made again."""
@@ -506,21 +506,21 @@ class _Matmul:
             inner.line(f"nisa.nc_transpose(dst={turned}[:, k, :], data={source}[:, {at} * P:({at} + 1) * P])".replace("((k0 + k) + 1)", "(k0 + k + 1)"))
             k_range = f"{base}:{base} + {count}" if base != "0" else (":" if full == self.k_tiles else f":{count}")
             head = ":" if self.k_rows == "P" else f":{self.k_rows}"
-            loop.line(f"nisa.tensor_copy(dst={target}[{head}, {k_range}, {columns}], src={turned}{self._copy_engine(group * 128)})")
+            loop.line(copy_line(f"{target}[{head}, {k_range}, {columns}]", turned, self._copy_engine(group * 128), self.machine))
         rest = f.inner - full * 128
         if rest:
             last = self.context.names.unique("turned_tail")
             section.line(f"{last} = nl.ndarray(({rest}, {rows}), dtype=nl.{f.dtype}, buffer=nl.psum)")
             section.line(f"nisa.nc_transpose(dst={last}, data={source}[:, {full * 128}:{f.inner}])")
-            section.line(f"nisa.tensor_copy(dst={target}[:{rest}, {full}, {columns}], src={last}{self._copy_engine(128)})")
+            section.line(copy_line(f"{target}[:{rest}, {full}, {columns}]", last, self._copy_engine(128), self.machine))
 
     def _copy_engine(self, width: int) -> str:
+        """Engine that takes a transposed tile out of PSUM."""
         code = getattr(self, "code", None)
         if code is None:
-            return ""
+            return "vector"
         half = 0.5 if itemsize(self.facts.dtype) == 2 and self.machine.vector_fast_copy > 1 else 1.0
-        engine = code.balance.pick(width, {"vector": half, "scalar": 1.0})
-        return "" if engine == "vector" else f", engine=nisa.{engine}_engine"
+        return code.balance.pick(width, {"vector": half, "scalar": 1.0})
 
     def _number_left(self, section: Section) -> None:
         """A left operand that is one number everywhere, such as the ones of a column sum."""
@@ -610,7 +610,7 @@ class _Matmul:
         elif tile.dtype != f.dtype:
             cast = code.allocate(f"{code.stem(self.left_id)}_{'f32' if f.dtype == 'float32' else 'lp'}", f.inner, f.dtype)
             engine = code.balance.pick(f.inner, {"vector": 1.0, "scalar": 1.0})
-            code.put(f"nisa.tensor_copy(dst={cast}, src={source}{'' if engine == 'vector' else f', engine=nisa.{engine}_engine'})")
+            code.put(copy_line(cast, source, engine, self.machine))
             code.loop_bytes += f.inner * itemsize(f.dtype)
             source = cast
         section.line(target)
@@ -725,8 +725,7 @@ class _Matmul:
             if placed is None:
                 continue
             engine = code.balance.pick(PSUM_COLUMNS, {"vector": 1.0, "scalar": 1.0})
-            suffix = "" if engine == "vector" else ", engine=nisa.scalar_engine"
-            code.put(f"nisa.tensor_copy(dst={code.text(placed)}, src={code.tiles[m].name}{suffix})")
+            code.put(copy_line(code.text(placed), code.tiles[m].name, engine, self.machine))
         wanted = [i for i in nodes if i in code.placed]
         for i in wanted:
             code.emit(i)

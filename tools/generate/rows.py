@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tools.generate.context import Access, KernelContext, lead_strides, load_shared, root_key, store
-from tools.generate.lower import RowCode, Tile, graph_level, itemsize
+from tools.generate.lower import RowCode, Tile, copy_line, graph_level, itemsize
 from tools.generate.plan import Stage
 from tools.generate.schedule import RowSchedule
 from tools.generate.text import Section
@@ -307,23 +307,38 @@ def emit_transpose(context: KernelContext, stage: Stage) -> None:
     n_in, n_out = along.shape[-2], along.shape[-1]
     src = context.access(along, nest, (*along.strides[:-2], 0), [(n_in, along.strides[-2]), (n_out, 1)], with_rows=False)
     dst = context.access(back, nest, (*back.strides[:-2], 0), [(n_out, back.strides[-2]), (n_in, 1)], with_rows=False)
-    src_name, dst_name = context.names.unique("strip"), context.names.unique("turned")
-    flipped = context.names.unique("flipped")
-    wide = max(1, min(-(-n_out // 128), (64 * 1024) // (128 * itemsize(dtype)))) * 128
+    names, size = context.names, itemsize(dtype)
+    strips, strip, flipped, turned = (names.unique(n) for n in ("strips", "strip", "flipped", "turned"))
+    wide = min(-(-n_out // 128), max(1, 16 * 1024 // (128 * size))) * 128
+    tall = min(-(-n_in // 128), max(1, min(16, 64 * 1024 // (wide * size)))) * 128
+    bank = 2048 // size
     cols = section.block(f"for c0 in range(0, {n_out}, {wide}):")
     cols.line(f"cols = min({wide}, {n_out} - c0)")
-    body = cols.block(f"for r0 in range(0, {n_in}, P):")
-    body.line(f"rows = min(P, {n_in} - r0)")
-    body.line(f"{src_name} = nl.ndarray((rows, cols), dtype=nl.{dtype}, buffer=nl.sbuf)")
-    body.line(f"nisa.dma_copy(dst={src_name}, src={src.at('r0:r0 + rows', 'c0:c0 + cols')})")
+    body = cols.block(f"for m0 in range(0, {n_in}, {tall}):")
+    body.line(f"count = min({tall}, {n_in} - m0)")
+    body.line(f"{strips} = []")
+    loads = body.block("for r0 in range(0, count, P):")
+    loads.line("rows = min(P, count - r0)")
+    loads.line(f"{strip} = nl.ndarray((rows, cols), dtype=nl.{dtype}, buffer=nl.sbuf)")
+    loads.line(f"nisa.dma_copy(dst={strip}, src={src.at('m0 + r0:m0 + r0 + rows', 'c0:c0 + cols')})")
+    loads.line(f"{strips}.append({strip})")
     inner = body.block("for k0 in range(0, cols, P):")
     inner.line("kr = min(P, cols - k0)")
-    inner.line(f"{flipped} = nl.ndarray((kr, rows), dtype=nl.{dtype}, buffer=nl.psum)")
-    inner.line(f"nisa.nc_transpose(dst={flipped}, data={src_name}[:, k0:k0 + kr])")
-    inner.line(f"{dst_name} = nl.ndarray((kr, rows), dtype=nl.{out_dtype}, buffer=nl.sbuf)")
-    inner.line(f"nisa.tensor_copy(dst={dst_name}, src={flipped})")
-    inner.line(f"nisa.dma_copy(dst={dst.at('c0 + k0:c0 + k0 + kr', 'r0:r0 + rows')}, src={dst_name})")
-    context.note_sbuf(3 * wide * itemsize(dtype))
+    inner.line(f"{turned} = nl.ndarray((kr, count), dtype=nl.{out_dtype}, buffer=nl.sbuf)")
+    banks = inner.block(f"for n0 in range(0, count, {bank}):  # one PSUM bank")
+    banks.line(f"nw = min({bank}, count - n0)")
+    banks.line(f"{flipped} = nl.ndarray((kr, nw), dtype=nl.{dtype}, buffer=nl.psum)")
+    blocks = banks.block("for r0 in range(0, nw, P):")
+    blocks.line("rows = min(P, nw - r0)")
+    blocks.line(
+        f"nisa.nc_transpose(dst={flipped}[:, r0:r0 + rows], data={strips}[(n0 + r0) // P][:, k0:k0 + kr])"
+    )
+    place = f"{turned}[:, n0:n0 + nw]"
+    even, odd = banks.block("if (k0 // P) % 2 == 0:"), banks.block("else:")
+    even.line(copy_line(place, flipped, "vector", context.machine))
+    odd.line(copy_line(place, flipped, "scalar", context.machine))
+    inner.line(f"nisa.dma_copy(dst={dst.at('c0 + k0:c0 + k0 + kr', 'm0:m0 + count')}, src={turned})")
+    context.note_sbuf(2 * (tall // 128 * wide + tall) * size)
 
 
 __all__ = ["emit_rows", "emit_transpose", "flattened", "lead_strides"]
