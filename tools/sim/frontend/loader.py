@@ -98,7 +98,13 @@ class ModuleSpace:
             ) from None
         if prelude:
             exec(compile("\n".join(prelude), f"{filename}<prelude>", "exec"), namespace)
-        exec(code, namespace)
+        # @dataclass looks its module up by name while it reads annotations that are strings
+        listed = sys.modules.setdefault(name, module)
+        try:
+            exec(code, namespace)
+        finally:
+            if listed is module:
+                sys.modules.pop(name, None)
         return module
 
     def import_module(
@@ -181,6 +187,11 @@ class ModuleSpace:
         return module
 
 
+_BETA1_CORE = ("neuronxcc", "neuronxcc.nki", "neuronxcc.nki.language", "neuronxcc.nki.isa")
+_CURRENT_CORE = ("nki", "nki.language", "nki.isa")
+"""Modules whose import decides the dialect; annotations and constants are imported across dialects."""
+
+
 def detect_dialect(source: str) -> str:
     """`neuronxcc.nki` when the source imports that namespace, else `nki`."""
     try:
@@ -194,8 +205,8 @@ def detect_dialect(source: str) -> str:
             names = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module]
-        beta1 |= any(n.split(".")[0] == "neuronxcc" for n in names)
-        current |= any(n.split(".")[0] == "nki" for n in names)
+        beta1 |= any(n in _BETA1_CORE for n in names)
+        current |= any(n in _CURRENT_CORE for n in names)
     return "neuronxcc.nki" if beta1 and not current else "nki"
 
 

@@ -21,7 +21,12 @@ def is_language_module(name: str) -> bool:
 
 def language_module(name: str) -> ModuleType | None:
     """The language module `name`, or None when the dialect has no such module."""
-    return all_modules().get(name)
+    found = all_modules().get(name)
+    if found is None and name.startswith("neuronxcc.nki."):
+        from tools.sim.frontend.beta1 import unmodelled
+
+        found = _MODULES[name] = unmodelled(name)
+    return found
 
 
 def all_modules() -> dict[str, ModuleType]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from tools.sim import context
 from tools.sim.frontend import language as common
 from tools.sim.frontend.beta1 import allocation, instructions, language, launch
 from tools.sim.frontend.beta1.tile import Tile
@@ -43,6 +44,28 @@ def _compiler() -> ModuleType:
         no_reorder=common.no_reorder,
         allocation_scope=common.no_reorder,
     )
+
+
+class UnmodelledModule(ModuleType):
+    """A module of the Beta-1 package that isn't modelled: it can be imported, but not used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        full = f"{self.__name__}.{name}"
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            context.unsupported(full)
+
+        call.__name__ = name
+        return call
+
+
+def unmodelled(name: str) -> ModuleType:
+    """A stand-in for the module `name`."""
+    module = UnmodelledModule(name, "Not modelled.")
+    module.__path__ = []
+    return module
 
 
 def _close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, **_: Any) -> bool:
@@ -93,4 +116,9 @@ def build() -> dict[str, ModuleType]:
     modules = (
         neuronxcc, nki, nl, nl_constants, nisa, constants, neuron_isa, typing, compiler, starfish, support, util, dtype,
     )  # fmt: skip
-    return {m.__name__: m for m in modules}
+    for name in ("nccl", "kernels"):
+        setattr(nki, name, unmodelled(f"{top}.{name}"))
+    found = {m.__name__: m for m in modules}
+    # a published kernel library spells the constants' module with the short name
+    found["nki.language.constants"] = nl_constants
+    return found

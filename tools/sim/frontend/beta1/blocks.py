@@ -13,6 +13,7 @@ from tools.sim import context
 from tools.sim.core import Core
 from tools.sim.dtypes import DType
 from tools.sim.frontend.beta1.index import Index
+from tools.sim.frontend.beta1.promotion import dtype_of
 from tools.sim.frontend.beta1.tile import Tile, assign
 
 Placer = Callable[[tuple[int, ...]], tuple[int, int] | None]
@@ -57,6 +58,24 @@ class TileStore:
             found = self.tiles[at] = made
             if self.fill is not None:
                 self.fill(found)
+        return found
+
+
+class CastStore(TileStore):
+    """The tiles of another store, seen as another type."""
+
+    __slots__ = ("origin",)
+
+    def __init__(self, origin: TileStore, dtype: DType) -> None:
+        *dims, last = origin.tile_shape
+        shape = (*dims, last * origin.dtype.itemsize // dtype.itemsize)
+        super().__init__(origin.core, origin.blocks, shape, dtype, origin.space, origin.name, None, None)
+        self.origin = origin
+
+    def tile(self, at: int) -> Tile:
+        found = self.tiles.get(at)
+        if found is None:
+            found = self.tiles[at] = self.origin.tile(at).view(self.dtype)
         return found
 
 
@@ -113,6 +132,10 @@ class BlockTensor:
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(self.shape[0]))
+
+    def view(self, dtype: Any) -> BlockTensor:
+        """The same bytes seen as another type."""
+        return BlockTensor(CastStore(self.store, dtype_of(dtype)), self.numbers)
 
     def tiles(self) -> list[Tile]:
         """Every tile, in order."""

@@ -813,11 +813,18 @@ def gather_flattened(data: Any, indices: Any, *, mask: Any = None, dtype: Any = 
 # -- Tensor Engine -----------------------------------------------------------------------------------------------------
 
 
-def _operand(core: Core, tile: Tile) -> Tile:
+def _operand(core: Core, tile: Tile, other: Tile) -> Tile:
     """A matmul operand: a result that no tensor was declared for is placed by the compiler, which moves it to SBUF."""
-    if type(tile) is LooseTile or tile.buffer.space != "psum" or tile.buffer.role != "result":
+    if type(tile) is LooseTile:
         return tile
-    return in_sbuf(core, tile)
+    if tile.buffer.space == "psum" and tile.buffer.role == "result":
+        tile = in_sbuf(core, tile)
+    if tile.dtype in (dtypes.uint8, dtypes.int8, dtypes.bool_):
+        # identity matrices are uint8 by default; the PE multiplies floats only
+        cast = new_tile(core, tile.shape, dtypes.float32 if other.dtype.itemsize == 4 else other.dtype)
+        vector.tensor_copy(cast, tile)
+        return cast
+    return tile
 
 
 def nc_matmul(
@@ -838,7 +845,7 @@ def nc_matmul(
     core = begin()
     api = "nisa.nc_matmul"
     a, b = tile_of(stationary, "stationary", api), tile_of(moving, "moving", api)
-    a, b = _operand(core, a), _operand(core, b)
+    a, b = _operand(core, a, b), _operand(core, b, a)
     chooser = resolve(mask, b.shape)
     if isinstance(chooser, np.ndarray):
         context.unsupported(f"{api} with a mask that is no rectangle")

@@ -23,6 +23,7 @@ from tools.sim.tensor import DynSlice, Indirect, Region, Tensor
 ON_CHIP = ("sbuf", "psum")
 PSUM_ONLY = ("psum",)
 SBUF_ONLY = ("sbuf",)
+_INTEGERS = (int, LoopIndex)
 Chooser = Box | Chosen | None
 """A resolved mask: everything (None), nothing (EMPTY), a box, or single elements."""
 
@@ -130,11 +131,55 @@ class Tile(Tensor):
                 if kind is not slice and kind is not DynSlice and k is not Ellipsis and not isinstance(k, int):
                     return self._special(key)
         if plain:
+            for k, n in zip(key, self.shape):
+                kind = type(k)
+                if (kind is slice and type(k.stop) in _INTEGERS and k.stop > n) or (
+                    kind is DynSlice and type(k.start) in _INTEGERS and k.start + k.size > n
+                ):
+                    return self._loose_slices(key)
             found: Tile = Tensor.__getitem__(self, key)  # type: ignore[assignment]
             return found
         if not advanced:
             key = self._expand_basic(key)
         return self._affine(key) if len(key) == len(self.shape) else self._affine(self._expand_basic(key))
+
+    def _loose_slices(self, key: tuple[Any, ...]) -> Tile:
+        """Slices that reach beyond the end, as index expressions: a mask may cut the excess off."""
+        key = (*key, *[slice(None)] * (self.ndim - len(key))) if Ellipsis not in key else self._fill(key)
+        spans: list[Any] = []
+        for k, n in zip(key, self.shape):
+            if isinstance(k, slice):
+                start = 0 if k.start is None else context.index_value(k.start)
+                stop = n if k.stop is None else context.index_value(k.stop)
+                spans.append(range(start + n if start < 0 else start, stop + n if stop < 0 else stop, k.step or 1))
+            elif isinstance(k, DynSlice):
+                start = context.index_value(k.start)
+                spans.append(range(start, start + context.index_value(k.size)))
+            else:
+                spans.append(context.index_value(k))
+        if self.buffer.on_chip and isinstance(spans[0], int):
+            spans[0] = range(spans[0], spans[0] + 1)
+        rank = max(2, sum(isinstance(s, range) for s in spans))
+        keys: list[Any] = []
+        axis = 0
+        shape = [1] * rank
+        for s in spans:
+            if isinstance(s, int):
+                keys.append(s)
+                continue
+            if not s:
+                context.fail("KW-EMPTY-SLICE", f"a slice of {self!r} holds no element", operand=self.name)
+            shape[axis] = len(s)
+            own = [1] * rank
+            steps = [0] * rank
+            own[axis], steps[axis] = len(s), s.step
+            keys.append(Index(s.start, tuple(own), tuple(steps)))
+            axis += 1
+        return LooseTile(self, tuple(keys), tuple(shape))
+
+    def _fill(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
+        at = next(i for i, k in enumerate(key) if k is Ellipsis)
+        return key[:at] + (slice(None),) * (self.ndim - len(key) + 1) + key[at + 1 :]
 
     def _expand_basic(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
         """A key of integers and indices only; `...` and missing dimensions become size-1 integers or are refused."""
@@ -525,12 +570,23 @@ class Tile(Tensor):
         return _operate("not_equal", self, other)
 
 
+def _compatible(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether two shapes broadcast by NumPy's rules."""
+    return all(n == m or n == 1 or m == 1 for n, m in zip(a[::-1], b[::-1]))
+
+
 def _merge(
     shape: tuple[int, ...], strides: list[int], own: tuple[int, ...], steps: tuple[int, ...], stride: int
 ) -> tuple[tuple[int, ...], list[int]]:
     """Broadcast the axes of one more index into those met so far."""
     grown = len(own) - len(shape)
-    if grown > 0:
+    if grown and not _compatible(shape, own):
+        # axis 0 is the partition axis of both: let the shorter index lack trailing axes
+        if grown > 0:
+            shape, strides = shape + (1,) * grown, [*strides, *[0] * grown]
+        else:
+            own, steps = own + (1,) * -grown, steps + (0,) * -grown
+    elif grown > 0:
         shape, strides = (1,) * grown + shape, [0] * grown + strides
     elif grown < 0:
         own, steps = (1,) * -grown + own, (0,) * -grown + steps
