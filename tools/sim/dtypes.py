@@ -34,6 +34,8 @@ class DType(str):
         return self
 
     def __eq__(self, other: object) -> bool:
+        if type(other) is DType:
+            return self is other
         if isinstance(other, str):
             return str.__eq__(self, other) or _ALIASES.get(other) is self
         if other is None:
@@ -50,6 +52,15 @@ class DType(str):
 
     def __repr__(self) -> str:
         return str.__str__(self)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return as_dtype, (str.__str__(self),)
+
+    def __copy__(self) -> DType:
+        return self
+
+    def __deepcopy__(self, memo: object) -> DType:
+        return self
 
     @property
     def name(self) -> str:
