@@ -22,6 +22,8 @@ from .renaming import renamed
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+WORTH_MOVING = 1.6
+"""Slow-down up to which an instruction may move to a less busy engine."""
 LEVELS = 4096
 """Steps of the trace in which SBUF use is tracked while values are kept."""
 
@@ -216,13 +218,13 @@ def _keep(level: Ints, step: int, last: int, again: int, size: int, capacity: in
 
 
 def balanced(trace: Trace, machine: Machine) -> Trace:
-    """Copies out of PSUM go to whichever of Vector and Scalar has had less to do so far."""
+    """Copies and tensor_scalar go to whichever of Vector and Scalar has had less to do so far."""
     from .costs import costs
 
     rows = np.flatnonzero(
-        (trace.column(Inst.OPCODE) == BY_NAME["tensor_copy"].code)
+        np.isin(trace.column(Inst.OPCODE), [BY_NAME[name].code for name in ("tensor_copy", "tensor_scalar")])
         & (trace.column(Inst.ENGINE) == Engine.VECTOR)
-        & ((trace.column(Inst.FLAGS) & Flag.PSUM_SRC) != 0)
+        & ((trace.column(Inst.FLAGS) & Flag.INTEGER) == 0)
     )
     if not len(rows):
         return trace
@@ -233,7 +235,8 @@ def balanced(trace: Trace, machine: Machine) -> Trace:
     cost = costs(trace, machine)
     on_vector = cost.issue_ns
     movable = np.zeros(len(trace), np.bool_)
-    movable[rows] = True
+    # What a fast mode of the Vector Engine does in a fraction of the time stays there.
+    movable[rows] = on_scalar[rows] <= WORTH_MOVING * on_vector[rows]
     chosen = trace.column(Inst.ENGINE).copy()
     busy = {int(Engine.VECTOR): 0.0, int(Engine.SCALAR): 0.0}
     active = np.flatnonzero(movable | np.isin(cost.engine, (int(Engine.VECTOR), int(Engine.SCALAR))) & ~cost.is_dma)

@@ -18,7 +18,7 @@ class CompilerModel:
         place_loads: issue the DMAs that name no engine in the order in which their data is needed.
         forward: rows that the Tensor Engine spreads over partitions are read from PSUM without a copy.
         reuse: values that SBUF still holds are neither loaded nor computed again, while there is room.
-        balance: copies out of PSUM are shared out between Vector and Scalar.
+        balance: copies and tensor_scalar are shared out between Vector and Scalar.
         queue_window: DMAs among which a queue that the compiler fills picks the first ready one, so that a store
             that waits for its result holds no load up.
     """
