@@ -277,3 +277,38 @@ def test_chains_of_views_follow_numpy(data):
         want = step(want)
     got = seen(chain, x)
     assert np.array_equal(got.reshape(want.shape), want)
+
+
+@pytest.mark.parametrize("offset", [-100, 0, 15, 14, 99])
+def test_dynamic_offsets_outside_are_skipped_or_refused(offset):
+    def kernel(x, h, skip):
+        s = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
+        nisa.dma_copy(s, h)
+        t = nl.ndarray((2, 24), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.memset(t, 7.0)
+        mode = nisa.oob_mode.skip if skip else nisa.oob_mode.error
+        nisa.dma_copy(t, x.ap([[24, 2], [1, 24]], scalar_offset=s), oob_mode=mode)
+        out = nl.ndarray((2, 24), dtype=x.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, t)
+        return out
+
+    h = np.array([[offset]], np.int32)
+    want = np.full((2, 24), 7, np.float32)
+    for row in range(2):
+        if 0 <= offset + row < 16:
+            want[row] = X.reshape(16, 24)[offset + row]
+    assert np.array_equal(simulate(kernel, X, h, True).outputs[0], want)
+    if 0 <= offset <= 14:
+        assert np.array_equal(simulate(kernel, X, h, False).outputs[0], want)
+    else:
+        with pytest.raises(KernelError, match="KW-INDEX-BOUNDS"):
+            simulate(kernel, X, h, False)
+
+
+def test_dtypes_copy_as_themselves():
+    import copy
+    import pickle
+
+    for dtype in (nl.bfloat16, nl.float8_e4m3fn_x4):
+        assert copy.deepcopy(dtype) is dtype
+        assert pickle.loads(pickle.dumps(dtype)) is dtype

@@ -42,6 +42,16 @@ class Indirect:
         self.row_stride = row_stride
 
 
+class Outside(Indirect):
+    """Marks a view that a dynamic offset put (partly) outside its tensor: only a DMA that skips may use it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.dim = 0
+        self.row_stride = 0
+
+
 class Tensor:
     """A strided view of a `Buffer`.
 
@@ -412,8 +422,16 @@ class Tensor:
         view = type(self)(
             self.buffer, tuple(n for _, n in steps), new, start, tuple(s for s, _ in steps), indirect or self.indirect
         )
-        view._require_bounds(".ap")
+        if scalar_offset is None or view._inside():
+            view._require_bounds(".ap")
+        else:
+            view.indirect = Outside()
         return view
+
+    def _inside(self) -> bool:
+        low = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides) if s < 0)
+        high = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides) if s > 0)
+        return low >= 0 and high < self.buffer.partitions * self.buffer.row_bytes // self.dtype.itemsize
 
     def _require_bounds(self, what: str) -> None:
         """Refuse a view that reaches outside its buffer."""

@@ -13,8 +13,8 @@ from tools.sim.instruction import Engine, Flag, opcode
 from tools.sim.isa.enums import dge_mode as dge
 from tools.sim.isa.enums import engine as engine_enum
 from tools.sim.isa.enums import oob_mode as oob
-from tools.sim.isa.operands import tensor
-from tools.sim.tensor import Tensor, to_integer
+from tools.sim.isa.operands import inside, tensor
+from tools.sim.tensor import Outside, Tensor, to_integer
 
 _TRIGGERS = (Engine.SYNC, Engine.SCALAR, Engine.GPSIMD, Engine.VECTOR, Engine.TENSOR, Engine.UNKNOWN)
 
@@ -55,9 +55,21 @@ def _rows(view: Tensor, skip: bool, what: str) -> tuple[NDArray[Any], NDArray[An
     return starts, valid
 
 
+def _row(view: Tensor, start: int) -> Tensor:
+    return Tensor(view.buffer, view.shape[1:] or (1,), view.dtype, int(start), view.strides[1:] or (1,))
+
+
 def _row_view(view: Tensor, start: int) -> NDArray[Any]:
-    row = Tensor(view.buffer, view.shape[1:] or (1,), view.dtype, int(start), view.strides[1:] or (1,))
-    return row.view()
+    return np.asarray(_row(view, start).view())
+
+
+def _wrote_rows(dst: Tensor, rows: NDArray[Any]) -> None:
+    """Note that some rows of a tile were written through its view."""
+    if dst.buffer.pending:
+        for i in np.flatnonzero(rows).tolist():
+            dst[i : i + 1].wrote()
+    else:
+        dst.wrote()
 
 
 def _cast(values: NDArray[Any], dst: Tensor, src: Tensor) -> NDArray[Any]:
@@ -81,10 +93,44 @@ def gather(src: Tensor, dst_shape: tuple[int, ...], skip: bool) -> tuple[NDArray
     return rows.reshape(dst_shape), None if valid.all() else valid
 
 
+def _elements(view: Tensor) -> NDArray[np.int64]:
+    """Storage element of every element of the view, flat, whether it exists or not."""
+    flat = np.full(view.shape, view.offset, np.int64)
+    for axis, (n, s) in enumerate(zip(view.shape, view.strides)):
+        flat += (np.arange(n, dtype=np.int64) * s).reshape([n if a == axis else 1 for a in range(view.ndim)])
+    return flat.reshape(-1)
+
+
+def _copy_inside(dst: Tensor, src: Tensor) -> None:
+    """Copy the elements that exist on both sides; the rest of dst keeps its values."""
+    keep = np.ones(dst.size, bool)
+    flats = []
+    for view in (dst, src):
+        flat = _elements(view)
+        total = view.buffer.partitions * view.buffer.row_bytes // view.dtype.itemsize
+        keep &= (flat >= 0) & (flat < total)
+        whole = Tensor(view.buffer, (total,), view.dtype, 0, (1,))
+        flats.append((whole, flat))
+    if not keep.any():
+        return
+    (target, to), (source, of) = flats
+    values = _cast(source.view()[of[keep]], dst, src)
+    cells = target.view()
+    cells[to[keep]] = to_integer(values, cells.dtype) if cells.dtype.kind in "iu" else values
+    if dst.buffer.pending:
+        for element in to[keep].tolist():
+            Tensor(dst.buffer, (1,), dst.dtype, int(element), (1,)).wrote()
+    else:
+        target.wrote()
+
+
 @opcode("dma_copy", kind="dma", cost="dma", source="ISA dma_copy; DMA bandwidth guide")
 def DMA_COPY(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, accumulate: Any) -> None:
     """dst = src in row-major order, cast through float32 when the types differ; gathers and scatters rows."""
     dst, src = outs[0], ins[0]
+    if isinstance(src.indirect, Outside) or isinstance(dst.indirect, Outside):
+        _copy_inside(dst, src)
+        return
     if src.indirect is None and dst.indirect is None:
         values = src.read()
         if accumulate is not None:
@@ -109,21 +155,21 @@ def DMA_COPY(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, accu
             flat = values.reshape(dst.shape[0], -1)[mask]
             target = dst.view()
             target[mask] = flat.reshape((int(mask.sum()), *target.shape[1:])).astype(target.dtype)
-            dst.wrote()
+            _wrote_rows(dst, mask)
         else:
             dst.write(values.reshape(dst.shape))
         return
     starts, valid = _rows(dst, skip, "dst")
     rows = _cast(values.reshape(dst.shape), dst, src)
     for i in np.flatnonzero(valid if mask is None else valid & mask):
-        target = _row_view(dst, int(starts[i]))
+        row = _row(dst, int(starts[i]))
+        target = row.view()
         if accumulate is not None:
             with np.errstate(all="ignore"):
                 target[...] = accumulate(target.astype(np.float32), rows[i].astype(np.float32)).reshape(target.shape)
         else:
             target[...] = rows[i].reshape(target.shape)
-    if dst.buffer.pending:
-        dst.buffer.pending = False
+        row.wrote()
 
 
 def _trigger(value: Any, api: str) -> Engine:
@@ -212,7 +258,11 @@ def dma_copy(
     flags, rows, free, run = dma_flags(dst, src, dge_mode)
     if accumulate is not None:
         flags |= Flag.DMA_RMW
-    index = tuple(t.indirect.index for t in (src, dst) if t.indirect is not None)
+    skip = getattr(oob_mode, "name", oob_mode) == "skip"
+    if not skip:
+        inside(src, "src", api=api)
+        inside(dst, "dst", api=api)
+    index = tuple(t.indirect.index for t in (src, dst) if t.indirect is not None and not isinstance(t.indirect, Outside))
     context.current().issue(
         DMA_COPY,
         _trigger(engine, api),
@@ -224,7 +274,7 @@ def dma_copy(
         nbytes=dst.size * max(dst.dtype.itemsize, src.dtype.itemsize),
         flags=flags,
         update=accumulate is not None,
-        params={"skip": getattr(oob_mode, "name", oob_mode) == "skip", "accumulate": accumulate},
+        params={"skip": skip, "accumulate": accumulate},
     )
 
 
@@ -268,6 +318,8 @@ def dma_transpose(
     api = "dma_transpose"
     dst = tensor(dst, "dst", api=api)
     src = tensor(src, "src", api=api)
+    inside(src, "src", api=api)
+    inside(dst, "dst", api=api)
     order = (
         tuple(int(a) for a in axes) if axes is not None else _PERMUTATIONS[src.ndim - 2] if 2 <= src.ndim <= 4 else ()
     )
@@ -326,16 +378,17 @@ def DMA_COMPUTE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, s
         if mask is not None:
             target = dst.view()
             target[mask] = total[mask].astype(target.dtype)
-            dst.wrote()
+            _wrote_rows(dst, mask)
         else:
             dst.write(total)
         return
     starts, valid = _rows(dst, skip, "dst")
     for i in np.flatnonzero(valid if mask is None else valid & mask):
-        target = _row_view(dst, int(starts[i]))
-        row = total[i].reshape(target.shape)
-        target[...] = to_integer(row, target.dtype) if target.dtype.kind in "iu" else row
-    dst.buffer.pending = False
+        row = _row(dst, int(starts[i]))
+        target = row.view()
+        values = total[i].reshape(target.shape)
+        target[...] = to_integer(values, target.dtype) if target.dtype.kind in "iu" else values
+        row.wrote()
 
 
 def dma_compute(
@@ -360,6 +413,8 @@ def dma_compute(
     sources = tuple(tensor(s, f"srcs[{i}]", api=api) for i, s in enumerate(srcs))
     from tools.sim.isa.ops import alu
 
+    for i, tile in enumerate((dst, *sources)):
+        inside(tile, f"srcs[{i - 1}]" if i else "dst", api=api)
     if alu(reduce_op, "reduce_op").name != "add":
         context.fail(
             "KW-DMA-COMPUTE",

@@ -11,7 +11,7 @@ from tools.sim import context
 from tools.sim.dtypes import DType
 from tools.sim.instruction import Engine
 from tools.sim.isa.enums import engine as engine_enum
-from tools.sim.tensor import Tensor
+from tools.sim.tensor import Outside, Tensor
 
 
 def tensor(value: Any, name: str, *, api: str) -> Tensor:
@@ -35,9 +35,25 @@ def tensor(value: Any, name: str, *, api: str) -> Tensor:
     return value
 
 
+def inside(tile: Tensor, name: str, *, api: str) -> None:
+    """Refuse a view that a dynamic offset put outside its tensor."""
+    if isinstance(tile.indirect, Outside):
+        context.fail(
+            "KW-INDEX-BOUNDS",
+            f"{api}: the dynamic offset of {name} reaches outside {tile.name or 'the tensor'} "
+            f"({'x'.join(map(str, tile.buffer.shape))})",
+            operand=name,
+            found=tile.offset,
+            limit=f"0..{tile.buffer.partitions * tile.buffer.row_bytes // tile.dtype.itemsize - 1}",
+            fix="keep the offset in range, or move the data with dma_copy(oob_mode=nisa.oob_mode.skip)",
+        )
+
+
 def on_chip(value: Any, name: str, *, api: str, sbuf_only: bool = False) -> Tensor:
     """`value`, which must be a tile in SBUF or PSUM with at most 128 partitions."""
     tile = value if isinstance(value, Tensor) and 0 not in value.shape else tensor(value, name, api=api)
+    if tile.indirect is not None:
+        inside(tile, name, api=api)
     space = tile.buffer.space
     if not tile.buffer.on_chip:
         context.fail(
