@@ -224,6 +224,68 @@ class Symbol(NDArrayOperatorsMixin):
         return _wrap(self, self.builder.reshape(cut, final))
 
 
+class Assembly(Symbol):
+    """An array that the reference allocates empty and fills part by part, such as one head after another."""
+
+    __slots__ = ("_final", "_parts", "_shape")
+
+    def __init__(self, builder: Builder, shape: Sequence[int], dtype: Any = np.float32) -> None:
+        self.builder = builder
+        self.dtype = np.dtype(dtype)
+        self._boolean = False
+        self._shape = tuple(int(n) for n in shape)
+        self._parts: list[tuple[tuple[tuple[int, int], ...], int]] = []
+        self._final: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def id(self) -> int:  # type: ignore[override]
+        """The node of the whole array, once every element has been assigned."""
+        if self._final is None:
+            self._final = self._assemble(self._parts, 0)
+        return self._final
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self._final is not None:
+            raise BeyondOffline("the reference assigns into an array after using it")
+        keys = list(key) if isinstance(key, tuple) else [key]
+        if any(not isinstance(k, int | np.integer | slice) and k is not Ellipsis for k in keys):
+            raise BeyondOffline("the reference assigns through an index array or mask")
+        at = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
+        if at is not None:
+            keys[at : at + 1] = [slice(None)] * (len(self._shape) - len(keys) + 1)
+        keys += [slice(None)] * (len(self._shape) - len(keys))
+        ranges, visible = [], []
+        for k, n in zip(keys, self._shape):
+            if isinstance(k, slice):
+                a, b, c = k.indices(n)
+                if c != 1:
+                    raise BeyondOffline("the reference assigns to every second element")
+                visible.append(b - a)
+            else:
+                a = int(k) % n
+                b = a + 1
+            ranges.append((a, b))
+        part = self.builder.broadcast(_id(self.builder, value), visible)
+        self._parts.append((tuple(ranges), self.builder.reshape(part, [b - a for a, b in ranges])))
+
+    def _assemble(self, parts: list[tuple[tuple[tuple[int, int], ...], int]], axis: int) -> int:
+        """Join parts that tile the array, one axis after another."""
+        if axis == len(self._shape):
+            if len(parts) != 1:
+                raise BeyondOffline("the reference assigns to the same elements twice")
+            return parts[0][1]
+        spans = sorted({ranges[axis] for ranges, _ in parts})
+        edges = [0, *(b for _, b in spans)]
+        if not spans or [a for a, _ in spans] != edges[:-1] or edges[-1] != self._shape[axis]:
+            raise BeyondOffline("the reference fills an array in parts that don't tile it")
+        joined = [self._assemble([p for p in parts if p[0][axis] == span], axis + 1) for span in spans]
+        return self.builder.concat(joined, axis)
+
+
 def _wrap(like: Symbol, id: int) -> Symbol:
     return Symbol(like.builder, id, like.dtype, like._boolean)
 
@@ -482,6 +544,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         b, b.concat([_id(b, a) for a in arrays], axis), _dtype(*arrays)
     ),
     "stack": _stack, "split": _split, "array_split": _split,
+    "empty_like": lambda b, x, *args, shape=None, **kw: Assembly(b, shape if shape is not None else x.shape, x.dtype),
     "zeros_like": _full_like(0.0), "ones_like": _full_like(1.0), "full_like": _full_like(0.0),
     "shape": lambda b, x: x.shape, "ndim": lambda b, x: x.ndim, "size": lambda b, x: x.size,
     "copy": lambda b, x, **_: x.copy(), "inner": lambda b, x, y: _dot(b, x, y.T),
@@ -511,10 +574,18 @@ def _norm(x: Any, ord: Any, axis: Any, keepdims: bool) -> Any:
 
 
 class _Numpy(types.ModuleType):
-    """NumPy as the traced source sees it: `vectorize` of a scalar function works on symbols too."""
+    """NumPy as the traced source sees it: `vectorize` and `empty` work with symbols too."""
+
+    builder: Builder | None = None
 
     def __getattr__(self, name: str) -> Any:
         return _Vectorize if name == "vectorize" else getattr(np, name)
+
+    def empty(self, shape: Any, dtype: Any = np.float32, **_: Any) -> Any:
+        """An array to be filled part by part."""
+        if self.builder is None:
+            return np.empty(shape, dtype)
+        return Assembly(self.builder, [int(shape)] if isinstance(shape, int | np.integer) else shape, dtype)
 
 
 class _Vectorize:
@@ -559,12 +630,15 @@ class _Math(types.ModuleType):
         return getattr(_SymbolicMath, name) if name in _MATH_NAMES else getattr(math, name)
 
 
-def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-    if name == "numpy":
-        return _Numpy("numpy")
-    if name == "math":
-        return _Math("math")
-    return builtins.__import__(name, globals, locals, fromlist, level)
+def _importer(builder: Builder) -> Callable[..., Any]:
+    numpy, maths = _Numpy("numpy"), _Math("math")
+    numpy.builder = builder
+
+    def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        known = {"numpy": numpy, "math": maths}.get(name)
+        return known if known is not None else builtins.__import__(name, globals, locals, fromlist, level)
+
+    return import_
 
 
 def trace_reference(source: str, function: str, specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -582,8 +656,10 @@ def trace_reference(source: str, function: str, specs: Sequence[Mapping[str, Any
         BeyondOffline: the reference does something that can't be traced or built.
         ValueError: the reference doesn't run on these shapes; the message carries its own error.
     """
-    namespace: dict[str, Any] = {"__name__": "reference", "__builtins__": {**vars(builtins), "__import__": _import}}
     builder = Builder()
+    namespace: dict[str, Any] = {
+        "__name__": "reference", "__builtins__": {**vars(builtins), "__import__": _importer(builder)},
+    }  # fmt: skip
     names: dict[int, str] = {}
     try:
         exec(compile(source, "<reference>", "exec"), namespace)
@@ -627,7 +703,7 @@ def _name_recorder(names: dict[int, str]) -> Callable[[Any, str, Any], None]:
     def record(frame: Any, event: str, argument: Any) -> None:
         if event == "return" and frame.f_code.co_filename == "<reference>":
             for name, value in frame.f_locals.items():
-                if isinstance(value, Symbol) and name.isidentifier():
+                if isinstance(value, Symbol) and not isinstance(value, Assembly) and name.isidentifier():
                     names.setdefault(value.id, name)
 
     return record
