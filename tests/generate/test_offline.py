@@ -41,6 +41,15 @@ def test_improvement_is_monotonic_explained_and_ends() -> None:
     assert len({a.draft.kernel.digest for a in history}) == len(history)
 
 
+def test_roofline_counts_bytes_once_and_matmul_flops() -> None:
+    roof = Generator(parse_request("fused RMSNorm and matmul, x 4096x1024 by w 1024x2048, bfloat16, trn2")).roofline()
+    assert roof.hbm_bytes == 2 * (4096 * 1024 + 1024 * 2048 + 4096 * 2048)
+    assert roof.flops == {"bfloat16": 2 * 4096 * 1024 * 2048}
+    assert roof.bound == "compute"
+    assert roof.us == pytest.approx(218.45, abs=0.1)
+    assert Generator(parse_request("column sum of x 256x512")).roofline().flops == {}
+
+
 def test_a_draft_judged_wrong_is_left_alone() -> None:
     generator = Generator(parse_request("softmax x 256x512, bfloat16"))
     first = generator.first()

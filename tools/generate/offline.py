@@ -19,6 +19,7 @@ from tools.generate.graph import Graph
 from tools.generate.moves import Move, Space
 from tools.generate.plan import Plan, defer_row_scales, make_plan
 from tools.generate.render import Rendered, render
+from tools.generate.roofline import Roofline, output_dtypes, roofline
 from tools.generate.schedule import MatmulSchedule, PlanName, Schedule
 from tools.generate.tracing import trace_reference
 from tools.sim import KernelError, UnsupportedError, load_source, machine, simulate
@@ -102,6 +103,10 @@ class Generator:
         self._best: _Candidate | None = None
         self.reason = ""
         """Why the last candidate that failed did."""
+
+    def roofline(self) -> Roofline:
+        """Least bytes and flops of the task on its target."""
+        return roofline(self.task, self.graph, self.machine)
 
     # -- the policy's two questions ----------------------------------------------------------------------------------
 
@@ -261,12 +266,6 @@ class Generator:
 
     def _draft(self, found: _Candidate, change: str) -> Draft:
         return Draft(Kernel(source=found.source), change, found.schedule.describe())
-
-
-def output_dtypes(task: Task, count: int) -> list[str]:
-    """Storage type of each result: as the task says, else that of the first input."""
-    given = list(task.output_dtypes) or [task.inputs[0].dtype]
-    return [given[min(i, len(given) - 1)] for i in range(count)]
 
 
 def _numpy(dtype: str) -> np.dtype[Any]:
