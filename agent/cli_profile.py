@@ -18,7 +18,7 @@ from tools.task_errors import RequestError
 if TYPE_CHECKING:
     from tools.export import Result
     from tools.insight import Advice, Explanation, Generation, Observed
-    from tools.profile import Profiled
+    from tools.profiled import Profiled
 
 TARGETS = ("trn1", "trn2", "trn3")
 MOST_LINES = 8
@@ -76,7 +76,7 @@ def profile(
     """Say where a kernel's time goes, why, on which line, and what each change would gain."""
     from tools.insight import advise, explain_gap
     from tools.insight import what_if as generations_of
-    from tools.profile import find_error, find_precision, profile_kernel
+    from tools.profiled import find_error, find_precision, profile_kernel
 
     asked = _asked(kernel, inputs or [], target, reference)
     if locate and asked.reference is None:
@@ -135,7 +135,7 @@ def _asked(name: str, texts: list[str], target: str | None, reference: str | Non
     from agent.simulation import input_of
     from tools.generate.specify import tolerance_for
     from tools.library import LibraryError, load
-    from tools.profile import entry_of
+    from tools.profiled import entry_of
 
     if target is not None and target not in TARGETS:
         raise RequestError(f"target {target!r} isn't known; use {', '.join(TARGETS)}")

@@ -328,14 +328,12 @@ return out
         "nisa.dma_copy(dst=out[64:128, :], src=u[64:128, :])\nreturn out",
     ),
     "V13": Pair(
-        OUT
-        + LOAD_X
-        + "for i in range(8):\n    e = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\n    nisa.activation(e, nl.exp, t)\n"
-        "    nisa.dma_copy(dst=out, src=e)\nreturn out",
-        OUT
-        + LOAD_X
-        + "e = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\nnisa.activation(e, nl.exp, t)\nfor i in range(8):\n"
-        "    nisa.dma_copy(dst=out, src=e)\nreturn out",
+        OUT + LOAD_X + "r = nl.ndarray((128, 512), dtype=x.dtype, buffer=nl.sbuf)\nfor i in range(8):\n"
+        "    e = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\n    nisa.activation(e, nl.exp, t)\n"
+        "    nisa.tensor_copy(r[:, i*64:(i+1)*64], e[:, i*64:(i+1)*64])\nnisa.dma_copy(dst=out[:, 0:512], src=r)\nreturn out",
+        OUT + LOAD_X + "r = nl.ndarray((128, 512), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "e = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\nnisa.activation(e, nl.exp, t)\nfor i in range(8):\n"
+        "    nisa.tensor_copy(r[:, i*64:(i+1)*64], e[:, i*64:(i+1)*64])\nnisa.dma_copy(dst=out[:, 0:512], src=r)\nreturn out",
     ),
     "S1": Pair(
         OUT

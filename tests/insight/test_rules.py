@@ -43,6 +43,18 @@ def test_the_change_gains_time_in_re_simulation(name: str) -> None:
     assert found.proof.before_us == seen.profile.latency_us
 
 
+SAME_WORK = "D1 D5 D7 D8 D9 D12 P5 P7 E1 E2 E7 V1 V2 V3 V4 V5 V7 V9 V13 S1".split()
+"""Pairs whose twin is the sick kernel with the advice followed."""
+
+
+@pytest.mark.parametrize("name", SAME_WORK)
+def test_the_predicted_latency_comes_true_when_the_advice_is_followed(name: str) -> None:
+    pair = PAIRS[name]
+    (found,) = advise(observed(pair.sick, pair), rules=(name,))
+    assert found.proof is not None
+    assert found.proof.after_us == pytest.approx(observed(pair.clean, pair).profile.latency_us, rel=0.15)
+
+
 LINE_RULES = [n for n in PAIRS if not n.startswith("T")]
 
 

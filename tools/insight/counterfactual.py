@@ -111,7 +111,8 @@ def buffers_doubled(observed: Observed, buffers: Iterable[int], copies: int = 2)
 
 def loads_hoisted(observed: Observed) -> Counterfactual | None:
     """Every region of an input is loaded once; None when nothing is loaded twice."""
-    repeats = edits.repeated_loads(observed.trace, observed.is_load)
+    original = edits.repeated_loads(observed.trace, observed.is_load)
+    repeats = original >= 0
     if not repeats.any():
         return None
     moved = int(observed.trace.column(Inst.BYTES)[repeats].sum())
@@ -120,7 +121,7 @@ def loads_hoisted(observed: Observed) -> Counterfactual | None:
     caveat = f"needs {keep} bytes a partition resident" if keep > 0 else ""
     if keep > room:
         caveat = f"all of it needs {keep} bytes a partition but SBUF has {room}: block the loops to keep a part"
-    trace = edits.drop(observed.trace, repeats)
+    trace = edits.deduplicated(observed.trace, original, *observed.results)
     lines = describe_lines(observed, np.flatnonzero(repeats))
     change = f"Loading each region once ({int(repeats.sum())} repeated loads, {moved} bytes, {lines})"
     return replay(observed, "loads hoisted", change, trace=trace, caveat=caveat, feasible=keep <= room)
@@ -232,6 +233,14 @@ def fused_away(observed: Observed, rows: Ints, change: str, caveat: str = "") ->
     """`rows` are left out and their readers read what they read."""
     trace = edits.bypassed(observed.trace, rows, *observed.results)
     return replay(observed, "instruction fused", change, trace=trace, caveat=caveat)
+
+
+def work_hoisted(observed: Observed, original: Ints) -> Counterfactual:
+    """Instructions that repeat another one (`original` >= 0) are left out; their readers read the first result."""
+    rows = np.flatnonzero(original >= 0)
+    trace = edits.deduplicated(observed.trace, original, *observed.results)
+    change = f"Without the repetitions of {describe_group(observed, rows)}"
+    return replay(observed, "work hoisted", change, trace=trace)
 
 
 def joined_instructions(

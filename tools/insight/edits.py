@@ -251,34 +251,87 @@ def joined(trace: Trace, rows: Ints, size: int, how: Joining) -> Trace:
 
 
 def bypassed(trace: Trace, rows: Ints, producers: Ints, consumers: Ints) -> Trace:
-    """The trace without `rows`; whoever read their results reads their inputs instead.
+    """The trace without `rows`; whoever read their results reads their input instead.
 
     Args:
         trace: the program.
-        rows: instructions to leave out, each with a written and a read operand.
+        rows: instructions to leave out. Of several inputs the one counts that isn't also their output.
         producers, consumers: pairs of instructions, the second of which reads the first one's result.
     """
-    operands = trace.operands.copy()
     first, count = trace.column(Inst.FIRST_OPERAND), trace.column(Inst.OPERANDS)
     gone = np.zeros(len(trace), np.bool_)
     gone[rows] = True
-    pairs = gone[producers]
-    order = np.argsort(producers[pairs], kind="stable")
-    for before, after in zip(producers[pairs][order].tolist(), consumers[pairs][order].tolist()):
-        mine = operands[first[before] : first[before] + count[before]]
-        writes, reads = mine[mine[:, Operand.FLAGS] == WRITE_BIT], mine[mine[:, Operand.FLAGS] == 2]
-        if not len(writes) or not len(reads):
+    operands = trace.operands.copy()
+    # In program order, so that a chain of bypassed instructions leads back to its beginning.
+    mine = np.flatnonzero(gone[producers])
+    for k in mine[np.argsort(producers[mine], kind="stable")].tolist():
+        own = operands[first[producers[k]] : first[producers[k]] + count[producers[k]]]
+        written, read = _written(own), own[own[:, Operand.FLAGS] == 2]
+        if written is None or not len(read):
             continue
-        span = slice(int(first[after]), int(first[after] + count[after]))
-        theirs = operands[span]
-        hit = (theirs[:, Operand.BUFFER] == writes[0, Operand.BUFFER]) & (theirs[:, Operand.FLAGS] == 2)
-        theirs[hit] = reads[0]
-        operands[span] = theirs
+        others = read[read[:, Operand.BUFFER] != written[Operand.BUFFER]]
+        _reread(
+            operands, int(first[consumers[k]]), int(count[consumers[k]]), written, (others if len(others) else read)[0]
+        )
     return drop(replace(trace, operands=operands), gone)
 
 
-def repeated_loads(trace: Trace, loads: Bools) -> Bools:
-    """Loads that bring a region of HBM which an earlier load of the same core brought already and nobody wrote."""
+def deduplicated(trace: Trace, original: Ints, producers: Ints, consumers: Ints) -> Trace:
+    """The trace without its repeated instructions; whoever read the result of one reads that of the original.
+
+    Each original gets a tile of its own, which lives as long as somebody reads it.
+
+    Args:
+        trace: the program.
+        original: for each repeated instruction the one that it repeats, else -1; int64 [n].
+        producers, consumers: pairs of instructions, the second of which reads the first one's result.
+    """
+    first, count = trace.column(Inst.FIRST_OPERAND), trace.column(Inst.OPERANDS)
+    operands = trace.operands.copy()
+    buffers: list[BufferInfo] = list(trace.buffers)
+    kept: dict[int, NDArray[np.int64]] = {}
+    for j in np.unique(original[original >= 0]).tolist():
+        span = slice(int(first[j]), int(first[j] + count[j]))
+        written = _written(trace.operands[span])
+        if written is None:
+            continue
+        info = trace.buffers[int(written[Operand.BUFFER])]
+        width = int(written[Operand.BYTE1] - written[Operand.BYTE0])
+        buffers.append(replace(info, id=len(buffers), row_bytes=width, address=None))
+        own = operands[span]
+        own[(own == written).all(axis=1), Operand.BUFFER] = len(buffers) - 1
+        kept[j] = written.copy()
+        kept[j][[Operand.BUFFER, Operand.FLAGS]] = len(buffers) - 1, 2
+    for producer, consumer in zip(producers.tolist(), consumers.tolist()):
+        source = kept.get(int(original[producer]) if original[producer] >= 0 else producer)
+        if source is None:
+            continue
+        written = _written(trace.operands[first[producer] : first[producer] + count[producer]])
+        if written is not None:
+            _reread(operands, int(first[consumer]), int(count[consumer]), written, source)
+    return drop(replace(trace, operands=operands, buffers=buffers), original >= 0)
+
+
+def _written(operands: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The first operand that an instruction writes without reading it."""
+    found = operands[operands[:, Operand.FLAGS] == WRITE_BIT]
+    return found[0] if len(found) else None
+
+
+def _reread(operands: Ints, first: int, count: int, written: NDArray[np.int64], source: NDArray[np.int64]) -> None:
+    """Let an instruction read `source` wherever it read (a part of) what `written` describes; changes `operands`."""
+    theirs = operands[first : first + count]
+    inside = (theirs[:, Operand.FLAGS] == 2) & (theirs[:, Operand.BUFFER] == written[Operand.BUFFER])
+    for low, high in ((Operand.ROW0, Operand.ROW1), (Operand.BYTE0, Operand.BYTE1)):
+        inside &= (theirs[:, low] >= written[low]) & (theirs[:, high] <= written[high])
+    theirs[inside] = source
+
+
+def repeated_loads(trace: Trace, loads: Bools) -> Ints:
+    """For each load that repeats another of the same core, the first one, else -1; int64 [n].
+
+    A repetition brings a region of HBM that an earlier load brought already and that no instruction writes.
+    """
     owner = owners(trace)
     operands = trace.operands
     in_hbm = np.array([b.space not in ("sbuf", "psum") for b in trace.buffers] or [False])
@@ -288,7 +341,7 @@ def repeated_loads(trace: Trace, loads: Bools) -> Bools:
     mine = np.flatnonzero(hbm & loads[owner] & ~written[operands[:, Operand.BUFFER]])
     # Gathers read where their indices say: equal rectangles may be different rows.
     mine = mine[(trace.column(Inst.FLAGS)[owner[mine]] & Flag.INDIRECT) == 0]
-    found = np.zeros(len(trace), np.bool_)
+    found = np.full(len(trace), -1, np.int64)
     if not len(mine):
         return found
     keys = np.concatenate(
@@ -298,10 +351,10 @@ def repeated_loads(trace: Trace, loads: Bools) -> Bools:
         ],
         axis=1,
     )
-    _, first = np.unique(keys, axis=0, return_index=True)
-    again = np.ones(len(mine), np.bool_)
-    again[first] = False
-    found[owner[mine[again]]] = True
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    origin = owner[mine[first]][inverse.reshape(-1)]
+    again = origin != owner[mine]
+    found[owner[mine[again]]] = origin[again]
     return found
 
 

@@ -212,12 +212,8 @@ def round_trips(case: Case) -> Advice | None:
         "keep the tile in SBUF and use it there (fuse the two loops), or recompute it.",
         case.numbers(lines),
         case.prove(
-            lambda: what_if.without(
-                seen,
-                trip,
-                "round trip removed",
-                f"Without {what_if.describe_group(seen, trip)}",
-                "the tile must fit SBUF",
+            lambda: what_if.fused_away(
+                seen, trip, f"Without {what_if.describe_group(seen, trip)}", "the tile must fit SBUF"
             )
         ),
     )

@@ -160,7 +160,9 @@ def sbuf_accumulation(case: Case) -> Advice | None:
         "accumulate in PSUM: let all matmuls of the K loop write the same PSUM tile and evict it once.",
         case.numbers(lines),
         case.prove(
-            lambda: what_if.without(seen, rows, "sums left in PSUM", f"Without {what_if.describe_group(seen, rows)}")
+            lambda: what_if.fused_away(
+                seen, rows, f"Without {what_if.describe_group(seen, rows)}", "one copy out of PSUM comes on top"
+            )
         ),
     )
 

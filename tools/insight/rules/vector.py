@@ -147,7 +147,7 @@ def reduce_after_activation(case: Case) -> Advice | None:
         f"{len(rows)} tensor_reduce at {case.places(lines)} read what an activation wrote.",
         "use activation_reduce (or reduce_op and reduce_res of activation): it sums while it computes.",
         case.numbers(lines),
-        case.prove(lambda: what_if.without(seen, rows, "instruction fused", change)),
+        case.prove(lambda: what_if.fused_away(seen, rows, change)),
     )
 
 
@@ -270,7 +270,8 @@ def alignment_copies(case: Case) -> Advice | None:
 def repeated_work(case: Case) -> Advice | None:
     """The same instruction on the same unchanged inputs, again and again."""
     seen = case.seen
-    rows = _repeated(case, _redundant(case), 2)
+    original = _redundant(case)
+    rows = _repeated(case, np.flatnonzero(original >= 0), 2)
     if not len(rows):
         return None
     lines = case.heaviest(rows)
@@ -280,16 +281,12 @@ def repeated_work(case: Case) -> Advice | None:
         f"{len(rows)} instructions at {case.places(lines)} repeat one whose input tiles haven't changed since.",
         "compute it once before the loop and keep the tile (unless a number that the loop changes is passed to it).",
         case.numbers(lines),
-        case.prove(
-            lambda: what_if.without(
-                seen, rows, "work hoisted", f"Without the repetitions of {what_if.describe_group(seen, rows)}"
-            )
-        ),
+        case.prove(lambda: what_if.work_hoisted(seen, original)),
     )
 
 
 def _redundant(case: Case) -> Ints:
-    """Instructions that an earlier one of the same line made superfluous.
+    """For each instruction that an earlier one of the same line made superfluous, that one, else -1; int64 [n].
 
     Same opcode, same versions of the same inputs, same place inside an output tile. Numbers passed to an instruction
     aren't recorded, so a loop that changes only such a number is taken for a repetition.
@@ -299,8 +296,8 @@ def _redundant(case: Case) -> Ints:
     version = np.zeros(len(seen.trace.buffers), np.int64)
     eligible = on_lanes(case) & ((seen.flags & Flag.ACCUMULATE) == 0)
     first, count = seen.trace.column(Inst.FIRST_OPERAND).tolist(), seen.trace.column(Inst.OPERANDS).tolist()
-    done: dict[tuple[object, ...], bool] = {}
-    found: list[int] = []
+    done: dict[tuple[object, ...], int] = {}
+    found = np.full(len(seen.trace), -1, np.int64)
     lines, codes = seen.line.tolist(), seen.trace.column(Inst.OPCODE).tolist()
     flags, rows_of = operands[:, Operand.FLAGS].tolist(), operands.tolist()
     for i in range(len(seen.trace)):
@@ -312,13 +309,13 @@ def _redundant(case: Case) -> Ints:
             outputs = [tuple(rows_of[k][Operand.ROW0 :]) for k in span if flags[k] == 1]
             if not written & {r[Operand.BUFFER] for r in reads}:
                 key = (lines[i], codes[i], *inputs, *outputs)
-                if key in done:
-                    found.append(i)
-                done[key] = True
+                first_time = done.setdefault(key, i)
+                if first_time != i:
+                    found[i] = first_time
         for k in span:
             if flags[k] & 1:
                 version[rows_of[k][Operand.BUFFER]] += 1
-    return np.array(found, np.int64)
+    return found
 
 
 @rule("S1")
