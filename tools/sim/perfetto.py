@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tools.sim.instruction import Inst, Trace
 from tools.sim.profiler import ENGINE_NAMES
 from tools.sim.timing import ENGINES, Timeline, Wait
@@ -38,7 +40,7 @@ def events(trace: Trace, timeline: Timeline) -> list[dict[str, Any]]:
                 ("thread_sort_index", {"sort_index": index}),
             ):
                 found.append({"ph": "M", "name": kind, "pid": core, "tid": index, "args": value})
-    for i in range(len(trace)):
+    for i in np.flatnonzero(~timeline.dropped).tolist():
         file, line = trace.lines[int(trace.instructions[i, Inst.LINE])]
         core, index = divmod(int(timeline.lane[i]), lanes)
         args: dict[str, Any] = {"instruction": i, "file": file, "line": line}

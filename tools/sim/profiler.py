@@ -78,6 +78,8 @@ class Profile:
     compiler_model: str
     latency_us: float
     instructions: int
+    dropped_instructions: int
+    """Of those, the ones that the compiler model removed."""
     engines: tuple[EngineUse, ...]
     dma_active_us: float
     dma_active_percent: float
@@ -175,7 +177,8 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
     engines = []
     for core in range(cores):
         for index in range(ENGINES):
-            rows = np.flatnonzero((within == index) & (trace.column(Inst.CORE) == core))
+            mine = (within == index) & (trace.column(Inst.CORE) == core)
+            rows = np.flatnonzero(mine & ~timeline.dropped)
             busy = min(on_grid(covered(timeline.start_ns[rows], end[rows])), timeline.latency_us)
             total = float((end[rows] - timeline.start_ns[rows]).sum())
             share = 100 * busy / timeline.latency_us if latency else 0.0
@@ -208,6 +211,7 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
         compiler_model=timeline.compiler_model,
         latency_us=timeline.latency_us,
         instructions=len(trace),
+        dropped_instructions=int(timeline.dropped.sum()),
         engines=tuple(engines),
         dma_active_us=dma_active / 1e3,
         dma_active_percent=100 * dma_active / per_ns,

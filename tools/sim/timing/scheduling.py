@@ -48,7 +48,7 @@ def schedule(trace: Trace, machine: Machine, options: TimingOptions | None = Non
         raise ValueError(f"instruction {stuck} of the trace never becomes ready: its waits form a cycle")
     return Timeline(
         times.start, times.issue, times.end, times.data_start, times.data_end, times.wait, times.who, times.idle,
-        lane, lanes, cost, float(times.end.max()) if len(trace) else 0.0, model.name,
+        lane, lanes, cost, dropped, float(times.end.max()) if len(trace) else 0.0, model.name,
     )  # fmt: skip
 
 

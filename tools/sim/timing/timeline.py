@@ -52,6 +52,7 @@ class Timeline:
             queues).
         lanes: lanes of one core.
         costs: undisturbed times by the cost laws.
+        dropped: instructions that the compiler model removed; they take no time and move nothing.
         latency_ns: end of the last instruction.
         compiler_model: name of the compiler model used.
     """
@@ -67,6 +68,7 @@ class Timeline:
     lane: NDArray[np.int64]
     lanes: int
     costs: Costs
+    dropped: NDArray[np.bool_]
     latency_ns: float
     compiler_model: str
 
