@@ -37,19 +37,18 @@ def _unmodelled(name: str) -> Any:
     return call
 
 
-MEMBERS: dict[str, Any] = {"ReplicaGroup": ReplicaGroup} | {
-    name: _unmodelled(name)
-    for name in (
-        "all_reduce",
-        "all_gather",
-        "all_gather_v",
-        "reduce_scatter",
-        "all_to_all",
-        "all_to_all_v",
-        "collective_permute",
-        "collective_permute_implicit",
-        "collective_permute_implicit_reduce",
-        "collective_permute_implicit_current_processing_rank_id",
-        "rank_id",
-    )
-}
+UNMODELLED = (
+    "all_reduce",
+    "all_gather",
+    "all_gather_v",
+    "reduce_scatter",
+    "all_to_all",
+    "all_to_all_v",
+    "collective_permute",
+    "collective_permute_implicit",
+    "collective_permute_implicit_reduce",
+    "collective_permute_implicit_current_processing_rank_id",
+    "rank_id",
+)
+"""Functions that stop with an UnsupportedError."""
+MEMBERS: dict[str, Any] = {"ReplicaGroup": ReplicaGroup} | {name: _unmodelled(name) for name in UNMODELLED}

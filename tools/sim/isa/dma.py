@@ -220,6 +220,7 @@ def dma_copy(
         dge_mode: who makes descriptors; hwdge can't cast.
         engine: engine whose queue triggers the transfer.
         dst_rmw_op: accumulate into dst (0.2 spelling; moved to dma_compute in 0.3).
+        unique_indices: must be True: rows of one scatter may not repeat (0.2 spelling).
     """
     api = "dma_copy"
     dst = tensor(dst, "dst", api=api)
@@ -250,6 +251,8 @@ def dma_copy(
             operand="dge_mode",
             fix="use dge_mode none or swdge, or equal types",
         )
+    if not unique_indices:
+        context.fail("KW-DMA-COMPUTE", f"{api}: unique_indices must be True", operand="unique_indices", limit=True)
     accumulate = None
     if dst_rmw_op is not None:
         from tools.sim.isa.ops import alu
@@ -262,7 +265,9 @@ def dma_copy(
     if not skip:
         inside(src, "src", api=api)
         inside(dst, "dst", api=api)
-    index = tuple(t.indirect.index for t in (src, dst) if t.indirect is not None and not isinstance(t.indirect, Outside))
+    index = tuple(
+        t.indirect.index for t in (src, dst) if t.indirect is not None and not isinstance(t.indirect, Outside)
+    )
     context.current().issue(
         DMA_COPY,
         _trigger(engine, api),
