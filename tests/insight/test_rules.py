@@ -87,3 +87,12 @@ def test_advice_is_ranked_by_proven_gain_and_serialises() -> None:
 def test_an_unknown_rule_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rule 'X9'"):
         advise(observed(PAIRS["D1"].clean, PAIRS["D1"]), rules=("X9",))
+
+
+def test_a_row_that_is_spread_over_the_partitions_is_not_a_reload() -> None:
+    spread = (
+        "out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)\n"
+        "t = nl.ndarray((128, 2048), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "nisa.dma_copy(dst=t, src=w.broadcast(0, 128))\nnisa.dma_copy(dst=out, src=t)\nreturn out"
+    )
+    assert RULES["D1"](Case(observed(spread, Pair(spread, spread, w=(1, 2048))))) is None

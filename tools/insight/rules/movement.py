@@ -32,7 +32,12 @@ def repeat_factors(case: Case) -> dict[int, tuple[int, int]]:
     operands = seen.trace.operands
     mine = seen.is_load[seen.owner] & seen.hbm_buffer[operands[:, Operand.BUFFER]]
     moved = np.zeros(len(seen.trace.buffers), np.int64)
-    np.add.at(moved, operands[mine, Operand.BUFFER], seen.trace.column(Inst.BYTES)[seen.owner[mine]])
+    # A row that one DMA spreads over all partitions is loaded once: what counts is the region that is read.
+    rows, bytes_ = operands[mine, Operand.ROW1] - operands[mine, Operand.ROW0], operands[mine, Operand.BYTE1]
+    region = rows * (bytes_ - operands[mine, Operand.BYTE0])
+    np.add.at(
+        moved, operands[mine, Operand.BUFFER], np.minimum(region, seen.trace.column(Inst.BYTES)[seen.owner[mine]])
+    )
     return {
         b.id: (int(moved[b.id]), b.partitions * b.row_bytes)
         for b in seen.trace.buffers

@@ -195,7 +195,7 @@ def float32_matmul(case: Case) -> Advice | None:
 def partition_reductions(case: Case) -> Advice | None:
     """Reductions across partitions on GpSimd while the Tensor Engine has time."""
     seen = case.seen
-    rows = np.flatnonzero(np.isin(seen.opcode, ("tensor_partition_reduce", "partition_all_reduce")))
+    rows = np.flatnonzero(seen.opcode == "tensor_partition_reduce")
     idle = min((100 - e.active_percent for e in seen.profile.engines if e.engine == "Tensor"), default=0.0)
     if not len(rows) or case.share(float(seen.held_ns[rows].sum())) < SHARE or idle < 50:
         return None

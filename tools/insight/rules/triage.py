@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tools.insight import counterfactual as what_if
+from tools.insight import edits
 from tools.insight.advice import Advice, Case, rule
 from tools.sim.profiler import EngineUse
 
@@ -63,7 +64,7 @@ def low_intensity(case: Case) -> Advice | None:
     profile = case.seen.profile
     if not profile.hardware_flops or profile.mm_arithmetic_intensity >= profile.peak_flops_bandwidth_ratio:
         return None
-    if profile.reload_read_bytes == 0:
+    if not (edits.repeated_loads(case.seen.trace, case.seen.is_load) >= 0).any():
         return None
     return Advice(
         "T3",
