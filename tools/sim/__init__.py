@@ -4,7 +4,7 @@
 """
 
 from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, UnsupportedError
-from tools.sim.execute import SimResult, simulate
+from tools.sim.execute import SimResult, simulate, simulate_group
 from tools.sim.frontend.host import install
 from tools.sim.frontend.loader import LoadedKernel, load_kernel, load_source
 from tools.sim.machine import machine
@@ -22,4 +22,5 @@ __all__ = [
     "load_source",
     "machine",
     "simulate",
+    "simulate_group",
 ]

@@ -61,6 +61,8 @@ class Launch:
     dialect: str = "nki"
     grid: tuple[int, ...] = ()
     cores: int = 1
+    rank: int = 0
+    ranks: int = 1
     shared: list[Tensor] = field(default_factory=list)
     lines: list[tuple[str, int]] = field(default_factory=list)
     allocated_bytes: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,10 @@ from tools.sim.tensor import Tensor
 if TYPE_CHECKING:
     from tools.sim.profiler import Profile
     from tools.sim.timing import Timeline
+
+
+Bound = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a kernel."""
 
 
 class SimResult:
@@ -135,17 +139,20 @@ def simulate(
 class _Run:
     """One launch: state between binding the arguments and gathering the results."""
 
+    core_class: type[Core] = Core
+    """Made once a core; a subclass of this run may use cores that also note what they issue."""
+
     def __init__(self, loaded: LoadedKernel, launch: Launch) -> None:
         self.loaded = loaded
         self.launch = launch
-        self.core = Core(launch)
+        self.core = self.core_class(launch)
         self.core.tensor_class = tensor_class(launch.dialect)
         self.copied: list[tuple[Tensor, NDArray[Any], NDArray[Any]]] = []
 
     def execute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimResult:
         before = context.enter(self.core)
         try:
-            bound_args, bound_kwargs = self._bind(args, kwargs)
+            bound_args, bound_kwargs = self.bind(args, kwargs)
             if self.launch.dialect == "nki" and prod(self.launch.grid) > 1:
                 returned = self._call_team(bound_args, bound_kwargs)
             else:
@@ -153,10 +160,14 @@ class _Run:
                 for program in self._programs():
                     self.core.program = program
                     self.core.shared_count = 0
-                    returned = self._call(bound_args, bound_kwargs)
-            outputs = self._outputs(returned)
+                    returned = self.call(bound_args, bound_kwargs)
+            return self.result(returned)
         finally:
             context.enter(before)
+
+    def result(self, returned: Any) -> SimResult:
+        """The finished run: outputs, trace and findings; arrays that the kernel wrote are up to date."""
+        outputs = self._outputs(returned)
         self._copy_back()
         trace = self.core.builder.finish(self.loaded.sources, self.loaded.dialect, self.launch.cores)
         return SimResult(
@@ -168,6 +179,10 @@ class _Run:
 
     def _call_team(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the kernel on the cores of a logical NeuronCore; returns what core 0 returned."""
+        return _run_together([self], [(args, kwargs)])[0]
+
+    def cores(self) -> list[Core]:
+        """The cores that the launch grid asks for, ready to run."""
         launch = self.launch
         degree = prod(launch.grid)
         limit = min(launch.machine.cores_per_hbm_stack, 2)
@@ -182,12 +197,11 @@ class _Run:
         launch.cores = degree
         cores = [self.core, *(Core(launch, i, self.core.builder) for i in range(1, degree))]
         for i, core in enumerate(cores):
-            core.program, core.mates = (i,), tuple(range(degree))
-        team = Team(cores)
-        races = RaceWatch(launch, cores)
-        team.on_meeting = races.meeting
-        returned = team.run(lambda core: self._call(args, kwargs))
-        races.meeting()
+            core.program = (i,) if launch.grid else ()
+        return cores
+
+    def agreed(self, returned: list[Any]) -> Any:
+        """What core 0 returned; the other cores must have returned the same tensors."""
         first, *others = (_flatten(r) for r in returned)
         for index, other in enumerate(others, 1):
             if [_identity(v) for v in first] != [_identity(v) for v in other]:
@@ -198,7 +212,8 @@ class _Run:
                 )
         return returned[0]
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the kernel function on the current core."""
         try:
             returned = self.loaded.function(*args, **kwargs)
             if self.core.deferred is not None:
@@ -211,7 +226,8 @@ class _Run:
 
     # -- arguments ---------------------------------------------------------------------------------------------------
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
+        """The kernel's arguments with arrays turned into HBM tensors."""
         try:
             bound = self.loaded.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -296,6 +312,84 @@ class _Run:
 
     def _fault(self, code: str, message: str, *, found: Any = None, limit: Any = None, fix: str = "") -> None:
         raise KernelError(Diagnostic(code=code, message=message, found=found, limit=limit, fix=fix))
+
+
+def _run_together(runs: Sequence[_Run], bound: Sequence[Bound]) -> list[Any]:
+    """Run several launches side by side on one team of cores; returns what each returned."""
+    seats: list[Core] = []
+    mine: list[tuple[int, ...]] = []
+    watches: list[RaceWatch | None] = []
+    for run in runs:
+        cores = run.cores()
+        numbers = tuple(range(len(seats), len(seats) + len(cores)))
+        for core in cores:
+            core.mates = numbers
+        seats.extend(cores)
+        mine.append(numbers)
+        watches.append(RaceWatch(run.launch, cores) if len(cores) > 1 else None)
+    team = Team(seats)
+
+    def meeting(group: frozenset[int]) -> None:
+        for numbers, watch in zip(mine, watches):
+            if watch is not None and group.issuperset(numbers):
+                watch.meeting()
+
+    team.on_meeting = meeting
+    home = {number: k for k, numbers in enumerate(mine) for number in numbers}
+    returned = team.run(lambda core: runs[home[core.seat]].call(*bound[home[core.seat]]))
+    meeting(frozenset(home))
+    return [run.agreed([returned[n] for n in numbers]) for run, numbers in zip(runs, mine)]
+
+
+def simulate_group(
+    kernel: LoadedKernel | JitKernel | Callable[..., Any],
+    arguments: Sequence[Sequence[Any] | Mapping[str, Any]],
+    *,
+    grid: Any = None,
+    target: str = "trn2",
+    precision: str = "hardware",
+    data: bool = True,
+    seed: int = 0,
+) -> list[SimResult]:
+    """Run a kernel on several ranks at once, so that `nki.collectives` work between them.
+
+    Args:
+        kernel: as for `simulate`.
+        arguments: one entry a rank: the kernel's arguments, in order or by name.
+        grid: cores of each rank, as for `simulate`.
+        target, precision, data, seed: as for `simulate`.
+
+    Returns:
+        One result a rank. Latencies don't include waiting for other ranks.
+
+    Raises:
+        KernelError, UnsupportedError, ValueError: as for `simulate`.
+    """
+    if precision not in ("hardware", "exact"):
+        raise ValueError(f"precision {precision!r} must be 'hardware' or 'exact'")
+    loaded = _as_loaded(kernel)
+    sizes = _grid(grid if grid is not None else (loaded.jit.grid if loaded.jit is not None else ()))
+    runs, bound = [], []
+    for rank, given in enumerate(arguments):
+        launch = Launch(
+            machine(target),
+            SimOptions(data=data, precision=precision, seed=seed),
+            files=loaded.files,
+            dialect=loaded.dialect,
+            grid=sizes,
+            rank=rank,
+            ranks=len(arguments),
+        )
+        run = _Run(loaded, launch)
+        before = context.enter(run.core)
+        try:
+            args, kwargs = ((), dict(given)) if isinstance(given, Mapping) else (tuple(given), {})
+            bound.append(run.bind(args, kwargs))
+        finally:
+            context.enter(before)
+        runs.append(run)
+    returned = _run_together(runs, bound)
+    return [run.result(value) for run, value in zip(runs, returned)]
 
 
 def _flatten(value: Any) -> list[Any]:

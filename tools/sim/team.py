@@ -39,13 +39,12 @@ class Team:
 
     Attributes:
         cores: by number; `Core.seat` is a core's number here.
-        epoch: meetings so far that included every core.
+        on_meeting: called with the numbers of the cores that meet, before the meeting's work is done.
     """
 
     def __init__(self, cores: Sequence[Core]) -> None:
         self.cores = list(cores)
-        self.epoch = 0
-        self.on_meeting: Callable[[], None] | None = None
+        self.on_meeting: Callable[[frozenset[int]], None] | None = None
         self._turns = [threading.Semaphore(0) for _ in cores]
         self._waiting: dict[int, _Waiting] = {}
         self._results: dict[int, Any] = {}
@@ -106,10 +105,8 @@ class Team:
         if set(present) == group:
             for member in group:
                 del self._waiting[member]
-            if len(group) == len(self.cores):
-                if self.on_meeting is not None:
-                    self.on_meeting()
-                self.epoch += 1
+            if self.on_meeting is not None:
+                self.on_meeting(group)
             results = finish({s: w.payload for s, w in present.items()}) or {}
             self._results.update({s: results.get(s) for s in group})
         else:

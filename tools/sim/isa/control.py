@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tools.sim.tensor import Tensor
 
 
 class Register:
-    """A 32-bit sequencer register. Its value is known only while the program runs: not usable in Python arithmetic."""
+    """A 32-bit sequencer register: its value is known only while the program runs; arithmetic gives new registers."""
 
     __slots__ = ("frozen", "known", "value")
 
@@ -27,6 +28,26 @@ class Register:
 
     def __bool__(self) -> bool:
         return bool(self.value)
+
+    def _with(self, other: Any, operate: Any) -> Register:
+        return Register(operate(self.value, other.value if isinstance(other, Register) else other))
+
+    def __add__(self, other: Any) -> Register:
+        return self._with(other, operator.add)
+
+    def __sub__(self, other: Any) -> Register:
+        return self._with(other, operator.sub)
+
+    def __mul__(self, other: Any) -> Register:
+        return self._with(other, operator.mul)
+
+    def __floordiv__(self, other: Any) -> Register:
+        return self._with(other, operator.floordiv)
+
+    def __mod__(self, other: Any) -> Register:
+        return self._with(other, operator.mod)
+
+    __radd__, __rmul__ = __add__, __mul__
 
     def __repr__(self) -> str:
         return f"register({self.value})"

@@ -19,7 +19,7 @@ from tools.sim.tensor import Tensor
 _GPSIMD_DMA_BYTES = {4: 1024, 2: 512, 1: 256}  # ISA sendrecv: bytes a partition by element size
 
 
-def _issue_at(core: Core, place: Place | None, *args: Any, **kwargs: Any) -> None:
+def issue_at(core: Core, place: Place | None, *args: Any, **kwargs: Any) -> None:
     """Record an instruction on another core, blamed on the line where that core waits."""
     runner = context.enter(core)
     before = core.place
@@ -130,7 +130,7 @@ def sendrecv(
         for index, (seat, given) in by_index.items():
             sent = by_index[given[3]][1][0]
             rows, free = given[1].shape[0], given[1].size // given[1].shape[0]
-            _issue_at(
+            issue_at(
                 team.cores[seat],
                 given[5],
                 SENDRECV,
@@ -193,7 +193,7 @@ def core_barrier(data: Tensor, cores: Any, engine: Any = None, name: str | None 
 
     def finish(arrived: dict[int, Any]) -> None:
         for seat, (tile, where, chosen) in sorted(arrived.items()):
-            _issue_at(
+            issue_at(
                 team.cores[seat],
                 where,
                 CORE_BARRIER,
