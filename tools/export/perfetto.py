@@ -175,16 +175,11 @@ def _transfers(seen: Observed) -> list[Event]:
 
 def _counters(seen: Observed) -> list[Event]:
     found: list[Event] = []
-    for space in ("sbuf", "psum"):
-        times, level = usage(seen, space)
-        found += [
-            {
-                "ph": "C",
-                "name": f"{space.upper()} bytes a partition",
-                "pid": 0,
-                "ts": t / 1e3,
-                "args": {"bytes": int(v)},
-            }
-            for t, v in zip(times.tolist(), level.tolist())
-        ]
+    for core in np.unique(seen.core).tolist():
+        for space in ("sbuf", "psum"):
+            times, level = usage(seen, space, core)
+            shared = {"ph": "C", "name": f"{space.upper()} bytes a partition", "pid": core}
+            found += [
+                {**shared, "ts": t / 1e3, "args": {"bytes": int(v)}} for t, v in zip(times.tolist(), level.tolist())
+            ]
     return found

@@ -229,7 +229,7 @@ def _ends(seen: Observed, rows: Ints) -> tuple[list[str], list[str], list[str]]:
 def _flows(seen: Observed) -> pa.Table:
     edges = dependencies(seen.trace, seen.machine, seen.timeline.costs)
     gap = seen.timeline.start_ns[edges.after] - seen.timeline.end_ns[edges.before]
-    names = np.array([_FLOW[Edge(k)] for k in range(len(Edge))])
+    names = np.array([_FLOW.get(Edge(k), "FLOW_DEPENDENCE") for k in range(len(Edge))])
     table = np.full(len(edges.before), "instruction")
     return pa.table(
         {
@@ -333,7 +333,7 @@ def _tensors(seen: Observed) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def usage(seen: Observed, space: str) -> tuple[Floats, Floats]:
+def usage(seen: Observed, space: str, core: int = 0) -> tuple[Floats, Floats]:
     """(time, bytes per partition in use) at each change: tiles live from their first access to their last."""
     trace, timeline = seen.trace, seen.timeline
     buffer = trace.operands[:, Operand.BUFFER]
@@ -341,7 +341,7 @@ def usage(seen: Observed, space: str) -> tuple[Floats, Floats]:
     first, last = np.full(count, np.inf), np.full(count, -np.inf)
     np.minimum.at(first, buffer, timeline.start_ns[seen.owner])
     np.maximum.at(last, buffer, np.maximum(timeline.end_ns, timeline.data_end_ns)[seen.owner])
-    ids = [b.id for b in trace.buffers if b.space == space and np.isfinite(first[b.id])]
+    ids = [b.id for b in trace.buffers if b.space == space and b.core == core and np.isfinite(first[b.id])]
     if not ids:
         return np.zeros(1), np.zeros(1)
     sizes = np.array([trace.buffers[b].row_bytes for b in ids], np.float64)
@@ -351,31 +351,35 @@ def usage(seen: Observed, space: str) -> tuple[Floats, Floats]:
     return times[order], np.cumsum(steps[order])
 
 
+def _fullness(seen: Observed, space: str, capacity: int) -> pa.Table:
+    parts = []
+    for core in np.unique(seen.core).tolist():
+        times, level = usage(seen, space, core)
+        percent = np.minimum(100 * level / capacity, 100.0)
+        columns: dict[str, Any] = {"timestamp": _ns(times), "avg_util_percent": percent}
+        parts.append(pa.table({**columns, "pcore_idx": np.full(len(times), core)}))
+    return pa.concat_tables(parts)
+
+
 def _sbuf(seen: Observed) -> pa.Table:
-    times, level = usage(seen, "sbuf")
-    percent = np.minimum(100 * level / seen.machine.sbuf_partition_bytes, 100.0)
-    columns: dict[str, Any] = {"timestamp": _ns(times), "avg_util_percent": percent}
-    return pa.table({**columns, "pcore_idx": np.zeros(len(times), np.int64)})
+    return _fullness(seen, "sbuf", seen.machine.sbuf_partition_bytes)
 
 
 def _psum(seen: Observed) -> pa.Table:
-    times, level = usage(seen, "psum")
-    percent = np.minimum(100 * level / seen.machine.psum_partition_bytes, 100.0)
-    return pa.table({"timestamp": _ns(times), "avg_util_percent": percent, "pcore_idx": np.zeros(len(times), np.int64)})
+    return _fullness(seen, "psum", seen.machine.psum_partition_bytes)
 
 
 def _pending(seen: Observed) -> pa.Table:
-    dma = seen.is_dma
-    times = np.concatenate([seen.timeline.start_ns[dma], seen.timeline.data_end_ns[dma]])
-    steps = np.concatenate([np.ones(int(dma.sum())), -np.ones(int(dma.sum()))])
-    order = np.lexsort((-steps, times))
-    return pa.table(
-        {
-            "timestamp": _ns(times[order]),
-            "value": np.cumsum(steps[order]).astype(np.int64),
-            "pcore_idx": np.zeros(len(times), np.int64),
-        }
-    )
+    """DMAs triggered and not yet done, at each change."""
+    parts = []
+    for core in np.unique(seen.core).tolist():
+        dma = seen.is_dma & (seen.core == core)
+        times = np.concatenate([seen.timeline.start_ns[dma], seen.timeline.data_end_ns[dma]])
+        steps = np.concatenate([np.ones(int(dma.sum())), -np.ones(int(dma.sum()))])
+        order = np.lexsort((-steps, times))
+        columns = {"timestamp": _ns(times[order]), "value": np.cumsum(steps[order]).astype(np.int64)}
+        parts.append(pa.table({**columns, "pcore_idx": np.full(len(times), core)}))
+    return pa.concat_tables(parts)
 
 
 def _lines(seen: Observed) -> pa.Table:

@@ -229,7 +229,7 @@ def _cause(
         )
     else:
         target = f"{opcode} at {other}" if opcode else "another instruction"
-        sentence = f"{lead} at {where} it waited for {_CAUSES[Wait(kind)].format(waited=target)}."
+        sentence = f"{lead} at {where} it waited for {_CAUSES.get(Wait(kind), '{waited}').format(waited=target)}."
     name = "issue" if kind == Wait.NONE else Wait(kind).name.lower()
     return IdleCause(
         name, us, share, count, line, where, observed.source(line), there, other, opcode,
