@@ -190,7 +190,7 @@ def displaced(trace: Trace, machine: Machine, ranges: LiveRanges | None = None) 
     address = np.array([-1 if b.address is None else b.address[1] for b in buffers] or [-1])
     parts = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     place = compiled.place if compiled.wanted_tiles(len(chip)) else _place
-    for each in np.unique(core[chip]):
+    for each in range(int(core.max()) + 1):
         tiles = chip[core[chip] == each]
         tiles = tiles[np.argsort(ranges.first[tiles], kind="stable")]
         parts.append(

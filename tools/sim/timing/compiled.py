@@ -18,10 +18,12 @@ from tools.sim.instruction import Engine
 
 from .events import WAIT_OF_EDGE, Streams, Times
 
-WORTHWHILE = 200_000
-"""Instructions above which compiling pays."""
-WORTHWHILE_TILES = 50_000
+WORTHWHILE = 400_000
+"""Instructions above which compiling the event loop pays."""
+WORTHWHILE_TILES = 100_000
 """Tiles above which compiling their placement pays."""
+WORTHWHILE_ACCESSES = 1_000_000
+"""Accesses above which compiling the search for waits pays."""
 
 
 @cache
@@ -355,7 +357,7 @@ def _place(
 
 def wanted_accesses(count: int) -> bool:
     """Whether searching `count` cell accesses for waits should be compiled."""
-    return count >= WORTHWHILE and available()
+    return count >= WORTHWHILE_ACCESSES and available()
 
 
 def waits(
@@ -374,11 +376,12 @@ def _compiled_waits() -> Any:
 
 def _waits(owner: Any, cell: Any, writes: Any, reads: Any, cells: int, engine: Any, is_dma: Any, tensor: int) -> Any:
     n = len(owner)
-    written = np.full(cells, -1, np.int64)
-    readers = np.full(cells, -1, np.int64)
-    chain = np.empty(n, np.int64)
-    room = 3 * n + 16
-    before, after = np.empty(room, np.int64), np.empty(room, np.int64)
+    written = np.full(cells, -1, np.int32)
+    readers = np.full(cells, -1, np.int32)
+    chain = np.empty(n, np.int32)
+    # A read waits for one write and is waited for by one; a write waits for one more.
+    room = 2 * n + 16
+    before, after = np.empty(room, np.int32), np.empty(room, np.int32)
     kind = np.empty(room, np.int8)
     first = np.zeros(n, np.bool_)
     count = 0

@@ -236,8 +236,7 @@ def _space_edges(trace: Trace, machine: Machine, engine: Ints, writer: Ints) -> 
     first = np.zeros(len(trace), np.bool_)
     first[writer] = True
     candidates = np.flatnonzero(writes & is_new[buffer] & first[owner])
-    pairs = np.unique(buffer[candidates] * len(trace) + owner[candidates])
-    tile, instruction = pairs // len(trace), pairs % len(trace)
+    tile, instruction = buffer[candidates], owner[candidates]
     order = np.argsort(new, kind="stable")
     new, old = new[order], old[order]
     begin, end = np.searchsorted(new, tile), np.searchsorted(new, tile, side="right")
