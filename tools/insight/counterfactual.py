@@ -191,8 +191,9 @@ def joined_dmas(observed: Observed, rows: Ints, row_bytes: int) -> tuple[Trace, 
     done = 0
     # Stores last, from the end of the program: each joining renumbers what follows.
     plan: list[tuple[Ints, int, bool]] = []
-    for line in np.unique(observed.line[rows]):
-        mine = rows[(observed.line[rows] == line) & (width[rows] < row_bytes)]
+    for line, core in np.unique(np.stack([observed.line[rows], observed.core[rows]], axis=1), axis=0).tolist():
+        here = (observed.line[rows] == line) & (observed.core[rows] == core)
+        mine = rows[here & (width[rows] < row_bytes)]
         if len(mine) > 1:
             size = min(int(np.ceil(row_bytes / max(float(np.median(width[mine])), 1.0))), JOIN_LIMIT, len(mine))
             plan.append((mine, size, bool(observed.is_store[mine[0]])))
