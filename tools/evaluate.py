@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 from tools.compare import Comparison, compare
 from tools.confinement import Limits
 from tools.contract import precision_findings
+from tools.execution import POISONS, Execution, Ran, prepare
 from tools.performance import performance_of
 from tools.roofline import Roofline
-from tools.sandbox import POOL, JobFailed, Recorded, Worker, borrowed
-from tools.sim.dtypes import ALL
+from tools.sandbox import POOL, JobFailed, Worker, borrowed
 from tools.sim.errors import UnsupportedError
+from tools.sim.hazards import hazards
 from tools.sim.instruction import Trace
-from tools.sim.machine import MODEL_VERSION
+from tools.sim.machine import MODEL_VERSION, machine
 from tools.specification import Known, Specification, fresh, specification
 from tools.task import Evaluation, Finding, Kernel, Performance, Task, Trial
 
-POISONS = (0xFF, 0x3C)
-"""Bytes that fill memory nobody wrote: NaN in every float type, then a small number."""
 SMALL_BYTES = 2 << 20
 """Inputs below this are run twice even when no read of unwritten memory was reported."""
 
@@ -116,35 +115,51 @@ def _code(failure: JobFailed) -> str:
 
 
 def _judge(kernel: Kernel, task: Task, spec: Specification, worker: Worker, limits: Limits) -> _Verdict:
-    inputs = [{"shape": t.shape, "dtype": t.dtype} for t in task.inputs]
-    recorded = worker.record(kernel.source, kernel.function, inputs, task.target, limits=limits)
-    known = [fresh(task, spec, worker), *spec.standing]
-    if recorded.program.depends_on_data:
-        runs = [
-            worker.record(kernel.source, kernel.function, inputs, task.target, arrays=k.draw.arrays, limits=limits)
-            for k in known
-        ]
-    else:
-        runs = [recorded]
-    findings = [f for run in runs for f in _output_findings(run, spec)]
-    findings += [*runs[0].findings, *precision_findings(runs[0].program.trace, task)]
+    execution = prepare(kernel, task.inputs, task.target, worker, limits)
+    findings = [*_mismatches(execution.returns, spec), *execution.recorded.findings]
     if _errors(findings):
         return _Verdict("rejected", _unique(findings))
-    trials, found = _trials(kernel, task, spec, runs, known, worker, limits)
-    findings += found
-    findings += [Finding(code="KW-COVERAGE", severity="note", message=text) for text in spec.remarks]
+    known = [fresh(task, spec, worker), *spec.standing]
+    ran, traces = execution.run([k.draw.arrays for k in known])
+    findings += [f for run in ran for f in run.findings]
+    returned = [[(a.shape, a.dtype.name) for a in run.outputs] for run in ran]
+    findings += [f for found in returned if execution.returns is None for f in _mismatches(found, spec)]
+    findings += [f for trace in traces for f in _stream_findings(trace, task)]
+    remarks = [*spec.remarks, *([execution.remark] if execution.remark else [])]
+    findings += [Finding(code="KW-COVERAGE", severity="note", message=text) for text in remarks]
+    if _errors(findings):
+        return _Verdict("rejected", _unique(findings))
+    trials = [_trial(k, run.outputs, task, spec) for k, run in zip(known, ran)]
+    trials[0] = _repeated(execution, known[0], ran[0], trials[0], findings)
     if not all(t.passed for t in trials):
         return _Verdict("wrong", _unique(findings), trials)
-    if _errors(findings):
-        return _Verdict("rejected", _unique(findings), trials)
     try:
-        performance = _timed([run.program.trace for run in runs], task, spec.roofline)
+        performance = _timed(traces, task, spec.roofline)
     except UnsupportedError as error:
         return _Verdict("unsupported", _unique([*findings, Finding(code="KW-UNSUPPORTED", message=str(error))]), trials)
     impossible = _impossible(performance, spec.roofline)
     if impossible is not None:
         return _Verdict("rejected", _unique([*findings, impossible]), trials, performance)
     return _Verdict("", _unique(findings), trials, performance)
+
+
+def _stream_findings(trace: Trace, task: Task) -> list[Finding]:
+    """What the whole instruction stream shows: capacity, placement, wasted work, forbidden precision."""
+    found = [Finding(**d.to_json()) for d in hazards(trace, machine(task.target))]
+    return [*precision_findings(trace, task), *found]
+
+
+def _repeated(execution: Execution, known: Known, ran: Ran, trial: Trial, findings: Sequence[Finding]) -> Trial:
+    """The first trial, failed if a second run with other garbage in unwritten memory gives other bits."""
+    suspects = [f for f in findings if f.code == "KW-UNINITIALISED"]
+    if not suspects and not execution.opaque and sum(a.nbytes for a in known.draw.arrays) >= SMALL_BYTES:
+        return trial
+    (again,), _ = execution.run([known.draw.arrays], POISONS[1])
+    if all(a.tobytes() == b.tobytes() for a, b in zip(ran.outputs, again.outputs)):
+        return trial
+    why = suspects[0].message if suspects else "two runs on the same inputs differ"
+    detail = f"the output depends on memory that was never written: {why}"
+    return trial.model_copy(update={"passed": False, "detail": detail})
 
 
 def _timed(traces: Sequence[Trace], task: Task, limits: Roofline) -> Performance:
@@ -166,10 +181,10 @@ def _impossible(performance: Performance, limits: Roofline) -> Finding | None:
     )
 
 
-def _output_findings(recorded: Recorded, spec: Specification) -> list[Finding]:
-    """Count, shape and type of what the kernel returns."""
-    tensors = recorded.program.tensor_facts()
-    got = [tensors[i] for i in recorded.program.outputs]
+def _mismatches(got: Sequence[tuple[tuple[int, ...], str]] | None, spec: Specification) -> list[Finding]:
+    """What is wrong with count, shapes and types of the outputs."""
+    if got is None:
+        return []
     if len(got) != len(spec.shapes):
         return [
             Finding(
@@ -181,7 +196,7 @@ def _output_findings(recorded: Recorded, spec: Specification) -> list[Finding]:
             )
         ]
     found = []
-    for i, ((shape, code), wanted, kind) in enumerate(zip(got, spec.shapes, spec.dtypes)):
+    for i, ((shape, name), wanted, kind) in enumerate(zip(got, spec.shapes, spec.dtypes)):
         if shape != wanted:
             found.append(
                 Finding(
@@ -192,49 +207,17 @@ def _output_findings(recorded: Recorded, spec: Specification) -> list[Finding]:
                     fix="allocate the result with the reference's shape",
                 )
             )
-        elif _numpy_name(code) != kind:
+        elif name != kind:
             found.append(
                 Finding(
                     code="KW-OUTPUT-DTYPE",
-                    message=f"output {i} is {ALL[code]}, the task asks for {kind}",
-                    found=str(ALL[code]),
+                    message=f"output {i} is {name}, the task asks for {kind}",
+                    found=name,
                     limit=kind,
                     fix=f"allocate the result with dtype nl.{kind}",
                 )
             )
     return found
-
-
-def _numpy_name(code: int) -> str:
-    return "bool" if ALL[code] == "bool" else ALL[code].storage.name
-
-
-def _trials(
-    kernel: Kernel,
-    task: Task,
-    spec: Specification,
-    runs: Sequence[Recorded],
-    known: Sequence[Known],
-    worker: Worker,
-    limits: Limits,
-) -> tuple[list[Trial], list[Finding]]:
-    arrays = [k.draw.arrays for k in known]
-    results: list[tuple[list[NDArray[Any]], tuple[Finding, ...]]] = []
-    if len(runs) == 1:
-        results = worker.replay(runs[0], kernel.source, arrays, [(i, POISONS[0]) for i in range(len(known))], limits)
-    else:
-        for run, values in zip(runs, arrays):
-            results += worker.replay(run, kernel.source, [values], [(0, POISONS[0])], limits)
-    findings = [f for _, found in results for f in found]
-    trials = [_trial(known[i], outputs, task, spec) for i, (outputs, _) in enumerate(results)]
-    suspects = [f for f in findings if f.code == "KW-UNINITIALISED"]
-    if suspects or sum(a.nbytes for a in arrays[0]) < SMALL_BYTES:
-        again = worker.replay(runs[0], kernel.source, arrays[:1], [(0, POISONS[1])], limits)[0][0]
-        if any(a.tobytes() != b.tobytes() for a, b in zip(results[0][0], again)):
-            why = suspects[0].message if suspects else "two runs on the same inputs differ"
-            detail = f"the output depends on memory that was never written: {why}"
-            trials[0] = trials[0].model_copy(update={"passed": False, "detail": detail})
-    return trials, findings
 
 
 def _trial(known: Known, outputs: Sequence[NDArray[Any]], task: Task, spec: Specification) -> Trial:

@@ -11,7 +11,7 @@ from tools.insight.observed import Observed
 from tools.sandbox import JobFailed, Worker, borrowed
 from tools.sim.errors import UnsupportedError
 from tools.sim.machine import MODEL_VERSION, machine
-from tools.simulate import KernelArgs, failed, record
+from tools.simulate import KernelArgs, carry_out, failed
 from tools.task import Finding, Frozen, Target
 
 
@@ -43,8 +43,8 @@ def explain(args: ExplainArgs, *, worker: Worker | None = None) -> ExplainResult
     """
     with borrowed(worker) as hired:
         try:
-            recorded, findings = record(args, hired)
-            seen = Observed.of(recorded.program.trace, machine(args.target))
+            trace, _, findings, _ = carry_out(args, hired)
+            seen = Observed.of(trace, machine(args.target))
             gap = explain_gap(seen, engine=args.engine, limit=args.top)
             advice = tuple(piece.sentence for piece in advise(seen)[: args.top])
         except JobFailed as failure:

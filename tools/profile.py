@@ -9,7 +9,7 @@ from tools.sim.errors import UnsupportedError
 from tools.sim.machine import MODEL_VERSION, machine
 from tools.sim.profiler import profile as profile_of
 from tools.sim.timing import schedule
-from tools.simulate import KernelArgs, failed, record
+from tools.simulate import KernelArgs, carry_out, failed
 from tools.task import EngineTime, Finding, Frozen, Target
 
 
@@ -77,8 +77,8 @@ def profile(args: ProfileArgs, *, worker: Worker | None = None) -> ProfileResult
     """
     with borrowed(worker) as hired:
         try:
-            recorded, findings = record(args, hired)
-            trace, target = recorded.program.trace, machine(args.target)
+            trace, _, findings, _ = carry_out(args, hired)
+            target = machine(args.target)
             found = profile_of(trace, schedule(trace, target), target)
         except JobFailed as failure:
             return ProfileResult(ok=False, target=args.target, model_version=MODEL_VERSION, findings=(failed(failure),))

@@ -50,6 +50,8 @@ class Program:
         parameters: distinct parameter sets in JSON form.
         outputs: tensor ids of the results.
         constants: contents of constant buffers, by buffer id.
+        depends_on_data: control flow took a value that a shapes-only run doesn't know.
+        opaque: why the instructions can't be carried out from this record, or nothing.
     """
 
     trace: Trace
@@ -59,6 +61,7 @@ class Program:
     outputs: list[int]
     constants: dict[int, NDArray[Any]] = field(default_factory=dict)
     depends_on_data: bool = False
+    opaque: str = ""
 
     def pack(self) -> tuple[dict[str, Any], list[NDArray[Any]]]:
         """Header and arrays for the wire."""
@@ -86,6 +89,7 @@ class Program:
             "outputs": self.outputs,
             "constants": list(self.constants),
             "depends_on_data": self.depends_on_data,
+            "opaque": self.opaque,
         }
         tables = [self.trace.instructions, self.trace.operands, self.steps, self.tensors]
         return header, [*tables, *(v.reshape(-1).view(np.uint8) for v in self.constants.values())]
@@ -173,6 +177,7 @@ def _unpack(header: dict[str, Any], arrays: Sequence[NDArray[Any]], source: str,
         [int(i) for i in outputs],
         {int(i): a for i, a in zip(constants, arrays[4:])},
         bool(header["depends_on_data"]),
+        str(header["opaque"])[:200],
     )
 
 
@@ -181,11 +186,21 @@ def _within(values: NDArray[np.int64], limit: int, what: str, low: int = 0) -> N
         raise Malformed(f"{what} out of range")
 
 
+class _Opaque(Exception):
+    """Something that the record has no form for; the text says what, after "the kernel's record is partial: "."""
+
+
+def _is_plain(kind: type[Tensor]) -> bool:
+    """Whether a tensor class reads and writes as plain strided views do."""
+    return all(getattr(kind, name) is getattr(Tensor, name) for name in ("view", "map_view", "read", "write", "wrote"))
+
+
 class _Recording(Core):
     """A core that also writes down tensors and parameters of every instruction."""
 
     def __init__(self, launch: Launch) -> None:
         super().__init__(launch)
+        self.opaque = ""
         self.steps = array("q")
         self.tensor_rows = array("q")
         self.tensor_ids: dict[Any, int] = {}
@@ -216,25 +231,30 @@ class _Recording(Core):
     ) -> None:
         if op.name == "register_load" and not self.data:
             self.depends_on_data = True
-        steps = self.steps
-        encoded = self._parameters(op, outs, params)
-        steps.append(len(outs))
-        steps.append(len(ins))
-        steps.append(encoded)
-        for tensor in outs:
-            steps.append(self.tensor_id(tensor))
-            if not self.data:
+        if not self.data:
+            for tensor in outs:
                 tensor.buffer.pending = False
-        for tensor in ins:
-            steps.append(self.tensor_id(tensor))
-        # The line is looked up two frames above Core.issue: keep this call in the frame that the instruction made.
+        if not self.opaque:
+            try:
+                self._note(op, outs, ins, params)
+            except _Opaque as reason:
+                self.opaque = str(reason)
         super().issue(
             op, engine, outs, ins, free=free, partitions=partitions, aux=aux, nbytes=nbytes, flags=flags, update=update,
             params=params,
         )  # fmt: skip
 
+    def _note(
+        self, op: Opcode, outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], params: dict[str, Any] | None
+    ) -> None:
+        encoded = self._parameters(op, outs, params)
+        ids = [self.tensor_id(tensor) for tensor in (*outs, *ins)]
+        self.steps.extend((len(outs), len(ins), encoded, *ids))
+
     def tensor_id(self, tensor: Tensor) -> int:
         """Id of a view; equal views share one."""
+        if type(tensor) is not Tensor and not _is_plain(type(tensor)):
+            raise _Opaque(f"it uses views that are no strided rectangle ({type(tensor).__name__})")
         indirect = tensor.indirect
         at = -1 if indirect is None else self.tensor_id(indirect.index)
         key = (tensor.buffer.id, tensor.dtype.code, tensor.offset, at, tensor.shape, tensor.strides)
@@ -251,7 +271,8 @@ class _Recording(Core):
             return -1
         values = tuple((name, self._encode(value)) for name, value in params.items())
         if params.get("mode") == "merge":  # the meaning asks which parts of the bank hold a running sum
-            groups = outs[0].buffer.groups or {}
+            own = (outs[0].offset, outs[0].shape, outs[0].strides, outs[0].dtype.itemsize)
+            groups = [key for key in outs[0].buffer.groups or {} if key != own]
             values = (*values, ("", ("groups", tuple((o, tuple(s), tuple(t), i) for o, s, t, i in groups))))
         found = self.parameter_ids.get(values)
         if found is None:
@@ -288,7 +309,7 @@ class _Recording(Core):
         name = _OPERATOR_NAMES.get(id(value))
         if name is not None:
             return ("operator", name)
-        raise TypeError(f"a parameter of type {kind.__name__} can't be recorded")
+        raise _Opaque(f"an instruction has a parameter of type {kind.__name__}")
 
 
 _OPERATOR_NAMES = {id(op.function): op.name for op in ops.ALU.values()}
@@ -300,6 +321,9 @@ class _Recorded(_Run):
     def __init__(self, loaded: LoadedKernel, launch: Launch) -> None:
         super().__init__(loaded, launch)
         self.recording = _Recording(launch)
+        self.recording.tensor_class = self.core.tensor_class
+        if prod(launch.grid) > 1 and launch.dialect == "nki":
+            self.recording.opaque = "it runs on several cores"
         self.core = self.recording
         self.output_ids: list[int] = []
 
@@ -312,10 +336,22 @@ class _Recorded(_Run):
                     found=type(value).__name__,
                     fix="return the HBM tensors that the kernel wrote (buffer=nl.shared_hbm)",
                 )
-            if value.buffer.on_chip:
-                self._output(value, i)
-            self.output_ids.append(self.recording.tensor_id(value))
+            self._placement(value, i)
+            try:
+                self.output_ids.append(self.recording.tensor_id(value))
+            except _Opaque as reason:
+                self.recording.opaque = self.recording.opaque or str(reason)
         return ()
+
+    def _placement(self, value: Tensor, index: int) -> None:
+        if value.buffer.on_chip:
+            self._fault(
+                "KW-OUTPUT-PLACEMENT",
+                f"output {index} lies in {value.space.upper()}",
+                found=value.space,
+                limit="shared_hbm",
+                fix="allocate the result with buffer=nl.shared_hbm and dma_copy into it",
+            )
 
 
 def record(
@@ -350,8 +386,22 @@ def record(
         run.output_ids,
         recording.constant_data,
         recording.depends_on_data and not data,
+        recording.opaque,
     )
     return program, tuple(launch.diagnostics), tuple(launch.printed)
+
+
+def run_directly(
+    loaded: LoadedKernel, arguments: Sequence[NDArray[Any]], target: str, max_instructions: int = MOST_INSTRUCTIONS
+) -> tuple[Program, tuple[NDArray[Any], ...], tuple[Diagnostic, ...]]:
+    """Run a kernel on values in this process, for kernels whose record is opaque; the program holds only the trace."""
+    grid = loaded.jit.grid if loaded.jit is not None else ()
+    options = SimOptions(max_instructions=max_instructions)
+    launch = Launch(machine(target), options, files=loaded.files, dialect=loaded.dialect, grid=tuple(grid))
+    done = _Run(loaded, launch).execute(tuple(np.array(a, copy=True) for a in arguments), {})
+    nothing = np.empty(0, np.int64)
+    program = Program(done.trace, nothing, nothing, [], [], opaque="run directly")
+    return program, done.outputs, tuple(launch.diagnostics)
 
 
 class _Replaying(Core):
@@ -484,7 +534,7 @@ class _Replay:
         lanes = np.where(kinds == "matmul", rows[:, Inst.AUX], rows[:, Inst.PARTITIONS])
         work = np.where(kinds == "dma", rows[:, Inst.BYTES], lanes * rows[:, Inst.FREE])
         slack = 8 * rows[:, Inst.PARTITIONS]  # statistics: a few results a lane whatever the size
-        if ((work + slack < most) & (kinds != "control")).any():
+        if ((2 * work + slack < most) & (kinds != "control")).any():
             raise Malformed("an instruction claims less work than its result holds")
 
     def run(self) -> Replayed:

@@ -181,6 +181,37 @@ class Worker:
             rest = rest[run["outputs"] :]
         return found
 
+    def direct(
+        self,
+        source: str,
+        function: str,
+        arrays: Sequence[NDArray[Any]],
+        target: str,
+        poison: int,
+        limits: Limits | None = None,
+        max_instructions: int = 2_000_000,
+    ) -> tuple[Program, list[NDArray[Any]], tuple[Finding, ...]]:
+        """Run kernel source on values in one confined process, for kernels whose record is opaque.
+
+        Returns:
+            The trace (as a program without steps), the outputs, and the findings.
+
+        Raises:
+            JobFailed: see `record`.
+        """
+        job = {
+            "job": "direct", "source": source, "function": function, "target": target, "poison": poison,
+            "max_instructions": max_instructions,
+        }  # fmt: skip
+        reply = self.run(job, arrays, limits=limits, what="the kernel")
+        try:
+            count = int(reply.values["tables"])
+            found = Program.unpack(reply.values["program"], reply.arrays[:count], source, "kernel.py")
+            findings = tuple(Finding(**f) for f in reply.values["findings"])
+        except (Malformed, KeyError, TypeError, ValueError) as error:
+            raise _tampered(str(error)) from error
+        return found, reply.arrays[count:], findings
+
     def reference(
         self,
         source: str,

@@ -6,13 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tools import draws
 from tools.confinement import Limits
+from tools.execution import prepare
 from tools.performance import performance_of
 from tools.roofline import Roofline
-from tools.sandbox import JobFailed, Recorded, Worker, borrowed
-from tools.sim.dtypes import ALL
+from tools.sandbox import JobFailed, Worker, borrowed
 from tools.sim.errors import UnsupportedError
+from tools.sim.hazards import hazards
+from tools.sim.instruction import Trace
 from tools.sim.machine import MODEL_VERSION, machine
-from tools.task import Finding, Frozen, Performance, Target, TensorSpec
+from tools.task import Finding, Frozen, Kernel, Performance, Target, TensorSpec
 from tools.task_errors import RequestError
 from tools.wire import WireError
 
@@ -48,8 +50,10 @@ class SimulateResult(Frozen):
     """Simulated time; its roofline counts bytes only, because the arithmetic that is needed isn't known."""
 
 
-def record(args: KernelArgs, worker: Worker, limits: Limits | None = None) -> tuple[Recorded, tuple[Finding, ...]]:
-    """Record a kernel and carry it out once on random inputs; returns the record and all findings.
+def carry_out(
+    args: KernelArgs, worker: Worker, limits: Limits | None = None
+) -> tuple[Trace, list[TensorSpec], tuple[Finding, ...], str]:
+    """Run a kernel once on random inputs; returns its trace, outputs, findings, and what it printed.
 
     Raises:
         JobFailed: the kernel failed.
@@ -59,12 +63,13 @@ def record(args: KernelArgs, worker: Worker, limits: Limits | None = None) -> tu
         values = draws.plain(args.inputs, draws.rng())
     except WireError as error:
         raise RequestError(str(error)) from error
-    described = [{"shape": t.shape, "dtype": t.dtype} for t in args.inputs]
-    recorded = worker.record(args.source, args.function, described, args.target, limits=limits)
-    if recorded.program.depends_on_data:
-        recorded = worker.record(args.source, args.function, described, args.target, arrays=values, limits=limits)
-    _, found = worker.replay(recorded, args.source, [values], [(0, 0xFF)], limits)[0]
-    return recorded, tuple(dict.fromkeys((*recorded.findings, *found)))
+    kernel = Kernel(source=args.source, function=args.function)
+    execution = prepare(kernel, args.inputs, args.target, worker, limits or worker.limits)
+    (ran,), (trace, *_) = execution.run([values])
+    outputs = [TensorSpec(name=f"output {i}", shape=a.shape, dtype=a.dtype.name) for i, a in enumerate(ran.outputs)]
+    streamed = [Finding(**d.to_json()) for d in hazards(trace, machine(args.target))]
+    findings = {str(f): f for f in (*execution.recorded.findings, *ran.findings, *streamed)}
+    return trace, outputs, tuple(findings.values()), execution.recorded.printed
 
 
 def failed(failure: JobFailed) -> Finding:
@@ -80,33 +85,28 @@ def simulate(args: SimulateArgs, *, worker: Worker | None = None, limits: Limits
     """
     with borrowed(worker) as hired:
         try:
-            recorded, findings = record(args, hired, limits)
+            trace, outputs, findings, printed = carry_out(args, hired, limits)
         except JobFailed as failure:
             return SimulateResult(
                 ok=False, target=args.target, model_version=MODEL_VERSION, findings=(failed(failure),)
             )
-    facts = recorded.program.tensor_facts()
-    outputs = tuple(
-        TensorSpec(name=f"output {i}", shape=facts[id][0], dtype=str(ALL[facts[id][1]]))
-        for i, id in enumerate(recorded.program.outputs)
-    )
+    performance: Performance | None = None
     try:
-        performance = performance_of(recorded.program.trace, args.target, _bytes_only(args, outputs))
+        performance = performance_of(trace, args.target, _bytes_only(args, outputs))
     except UnsupportedError as error:
-        performance = None
         findings = (*findings, Finding(code="KW-UNSUPPORTED", message=str(error)))
     return SimulateResult(
         ok=not any(f.severity == "error" for f in findings),
         target=args.target,
         model_version=MODEL_VERSION,
-        outputs=outputs,
+        outputs=tuple(outputs),
         findings=findings,
-        printed=recorded.printed,
+        printed=printed,
         performance=performance,
     )
 
 
-def _bytes_only(args: KernelArgs, outputs: tuple[TensorSpec, ...]) -> Roofline:
-    read, written = (sum(draws.nbytes(t) for t in tensors) for tensors in (args.inputs, outputs))
+def _bytes_only(args: KernelArgs, outputs: list[TensorSpec]) -> Roofline:
+    read, written = (sum(draws.nbytes(t) for t in tensors) for tensors in (args.inputs, tuple(outputs)))
     memory_us = (read + written) / machine(args.target).hbm_gbps / 1e3
     return Roofline(memory_us, 0.0, 0.0, read, written, 0, 0, False)

@@ -105,9 +105,9 @@ def _make(task: Task, worker: Worker) -> Specification:
     _check_declared(task)
     generator = draws.rng()
     base, other = (draws.plain(task.inputs, generator) for _ in range(2))
-    for i, spec in enumerate(task.inputs):
+    for i, tensor in enumerate(task.inputs):
         while np.array_equal(base[i], other[i]):  # small integers may come out alike
-            other[i] = draws.plain([spec], generator)[0]
+            other[i] = draws.plain([tensor], generator)[0]
     mixed = [
         [*base[:i], other[i], *base[i + 1 :]] for i in range(len(base)) if len(base) > 1
     ]  # one input changed at a time

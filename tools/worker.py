@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tools import confinement, program, source_rules, wire
 from tools.generate.errors import BeyondOffline
 from tools.generate.tracing import trace_reference
-from tools.sim import KernelError, UnsupportedError, load_source, machine, memory
+from tools.sim import KernelError, LoadedKernel, UnsupportedError, load_source, machine, memory
 from tools.sim.errors import Diagnostic
 from tools.sim.frontend.modules import language_module
 
@@ -75,11 +75,21 @@ def lint(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
 
 def record(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
     """Run kernel source without data (or with `arrays`, when `data` is set) and write down its instructions."""
+    loaded = _load_kernel(job)
+    arguments = arrays if job["data"] else [_placeholder(s["shape"], s["dtype"]) for s in job["inputs"]]
+    found, findings, printed = program.record(
+        loaded, arguments, job["target"], data=job["data"], max_instructions=job["max_instructions"]
+    )
+    header, tables = found.pack()
+    return {"program": header, "findings": [d.to_json() for d in findings], "device_print": list(printed)[:100]}, tables
+
+
+def _load_kernel(job: dict[str, Any]) -> LoadedKernel:
     for problem in source_rules.violations(job["source"], FILENAME):
         raise KernelError(problem)
     # dataclasses look their module up by name; this process is thrown away afterwards.
     sys.modules.setdefault("kernel", ModuleType("kernel"))
-    loaded = load_source(
+    return load_source(
         job["source"],
         job["function"],
         FILENAME,
@@ -87,12 +97,14 @@ def record(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
         source_rules.kernel_builtins(),
         source_rules.kernel_modules(),
     )
-    arguments = arrays if job["data"] else [_placeholder(s["shape"], s["dtype"]) for s in job["inputs"]]
-    found, findings, printed = program.record(
-        loaded, arguments, job["target"], data=job["data"], max_instructions=job["max_instructions"]
-    )
+
+
+def direct(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
+    """Run kernel source on values, for kernels whose record can't be carried out elsewhere."""
+    memory.POISON_BYTE = job["poison"]
+    found, outputs, findings = program.run_directly(_load_kernel(job), arrays, job["target"], job["max_instructions"])
     header, tables = found.pack()
-    return {"program": header, "findings": [d.to_json() for d in findings], "device_print": list(printed)[:100]}, tables
+    return {"program": header, "tables": len(tables), "findings": [d.to_json() for d in findings]}, [*tables, *outputs]
 
 
 def _placeholder(shape: Sequence[int], dtype: str) -> NDArray[Any]:
@@ -221,7 +233,7 @@ def trace(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
 
 
 JOBS: dict[str, Callable[[dict[str, Any], Sequence[NDArray[Any]]], Result]] = {
-    job.__name__: job for job in (lint, record, replay, reference, trace)
+    job.__name__: job for job in (lint, record, replay, direct, reference, trace)
 }
 
 

@@ -139,13 +139,10 @@ def simulate(
 class _Run:
     """One launch: state between binding the arguments and gathering the results."""
 
-    core_class: type[Core] = Core
-    """Made once a core; a subclass of this run may use cores that also note what they issue."""
-
     def __init__(self, loaded: LoadedKernel, launch: Launch) -> None:
         self.loaded = loaded
         self.launch = launch
-        self.core = self.core_class(launch)
+        self.core = Core(launch)
         self.core.tensor_class = tensor_class(launch.dialect)
         self.copied: list[tuple[Tensor, NDArray[Any], NDArray[Any]]] = []
 
