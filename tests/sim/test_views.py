@@ -312,3 +312,13 @@ def test_dtypes_copy_as_themselves():
     for dtype in (nl.bfloat16, nl.float8_e4m3fn_x4):
         assert copy.deepcopy(dtype) is dtype
         assert pickle.loads(pickle.dumps(dtype)) is dtype
+
+
+def test_a_tensor_as_condition_means_presence():
+    def kernel(x):
+        return x if x else None
+
+    result = simulate(kernel, X)
+    assert [(d.code, str(d.severity)) for d in result.diagnostics] == [("KW-TENSOR-TRUTH", "warning")]
+    with pytest.raises(KernelError, match="KW-TENSOR-TRUTH"):
+        simulate(kernel, X, strict=True)

@@ -88,7 +88,7 @@ def simulate(
     kernel: LoadedKernel | JitKernel | Callable[..., Any],
     *args: Any,
     grid: Any = None,
-    target: str = "trn2",
+    target: str | None = None,
     precision: str = "hardware",
     strict: bool = False,
     data: bool = True,
@@ -103,7 +103,7 @@ def simulate(
         kernel: from `load_kernel`, or a function decorated with the dialect's `jit`.
         args, kwargs: the kernel's arguments. Arrays become HBM tensors; those that the kernel writes are updated in place.
         grid: launch grid, an integer or a tuple.
-        target: trn1, trn2 or trn3 (or an alias).
+        target: trn1, trn2 or trn3 (or an alias); by default what the kernel's decorator names, else trn2.
         precision: `hardware`, or `exact`: every float kept in float32.
         strict: add the compiler's rules (Python subset, removed spellings).
         data: False records the instruction stream without computing values.
@@ -120,7 +120,7 @@ def simulate(
     loaded = _as_loaded(kernel)
     sizes = _grid(grid if grid is not None else (loaded.jit.grid if loaded.jit is not None else ()))
     launch = Launch(
-        machine(target),
+        machine(target or _named_target(loaded.jit) or "trn2"),
         SimOptions(
             data=data,
             precision=precision,
@@ -343,7 +343,7 @@ def simulate_group(
     arguments: Sequence[Sequence[Any] | Mapping[str, Any]],
     *,
     grid: Any = None,
-    target: str = "trn2",
+    target: str | None = None,
     precision: str = "hardware",
     data: bool = True,
     seed: int = 0,
@@ -369,7 +369,7 @@ def simulate_group(
     runs, bound = [], []
     for rank, given in enumerate(arguments):
         launch = Launch(
-            machine(target),
+            machine(target or _named_target(loaded.jit) or "trn2"),
             SimOptions(data=data, precision=precision, seed=seed),
             files=loaded.files,
             dialect=loaded.dialect,
@@ -397,6 +397,12 @@ def _flatten(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [leaf for item in value.values() for leaf in _flatten(item)]
     return [value]
+
+
+def _named_target(kernel: JitKernel | None) -> str | None:
+    """The target that a decorator asks for by `platform_target=`."""
+    named = kernel.options.get("platform_target") if kernel is not None else None
+    return str(named) if named else None
 
 
 def _identity(value: Any) -> Any:
@@ -464,7 +470,7 @@ def blame(error: Exception, files: set[str]) -> Exception:
 
 def run_for_user(kernel: JitKernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A direct call of a jitted kernel outside any kernel: simulate it and return what the kernel returns."""
-    result = simulate(kernel, *args, target=default_target(), **kwargs)
+    result = simulate(kernel, *args, target=_named_target(kernel) or default_target(), **kwargs)
     for finding in result.diagnostics:
         if finding.severity is not Severity.NOTE:
             print(finding)

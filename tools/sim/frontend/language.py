@@ -215,7 +215,7 @@ class _TileSize:
 
     @property
     def gemm_moving_fmax(self) -> int:
-        return int(self._machine().gemm_moving_fmax)
+        return min(int(self._machine().gemm_moving_fmax), self.psum_fmax)  # the documented constant on every target
 
     @property
     def bn_stats_fmax(self) -> int:
