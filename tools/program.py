@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sim import context, dtypes
+from tools.sim import context, dtypes, memory
 from tools.sim.core import Core, Launch, SimOptions
 from tools.sim.dtypes import DType
 from tools.sim.errors import Diagnostic, KernelError, SourceRange
@@ -186,6 +186,10 @@ def _within(values: NDArray[np.int64], limit: int, what: str, low: int = 0) -> N
         raise Malformed(f"{what} out of range")
 
 
+_EXCHANGES = ("sendrecv", "collective")
+"""Instructions whose values come from another core or rank and are handed over when they are issued."""
+
+
 class _Opaque(Exception):
     """Something that the record has no form for; the text says what, after "the kernel's record is partial: "."""
 
@@ -234,6 +238,8 @@ class _Recording(Core):
         if not self.data:
             for tensor in outs:
                 tensor.buffer.pending = False
+        if op.name in _EXCHANGES:
+            self.opaque = self.opaque or "values pass between cores or ranks"
         if not self.opaque:
             try:
                 self._note(op, outs, ins, params)
@@ -300,8 +306,9 @@ class _Recording(Core):
             return ("enum", kind.__name__, value.name)
         if isinstance(value, np.generic) and value.dtype.kind in "iufb":
             return ("number", value.dtype.name, value.item())
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
-            return ("array", value.dtype.name, value.shape, tuple(value.reshape(-1).tolist()))
+        if isinstance(value, np.ndarray):
+            # Values that crossed between cores or ranks when the instruction was issued: unknown without data.
+            raise _Opaque("values pass between cores or ranks")
         if kind is Register:
             return ("register", value.value)
         if isinstance(value, Tensor):
@@ -577,6 +584,8 @@ class _Replay:
             if buffer.data is None:
                 self.core._claim(buffer)
                 buffer.allocate()
+                assert buffer.data is not None
+                buffer.data.fill(memory.POISON_BYTE)  # what is read unwritten shall not happen to be zero
             index = None if indirect < 0 else Indirect(self.tensor(indirect), 0, row_stride)
             found = live[id] = Tensor(buffer, shape, _DTYPES[dtype], offset, strides, index)
             found._require_bounds("a view")
@@ -627,8 +636,6 @@ class _Replay:
             return _ENUMS[rest[0]][rest[1]]
         if kind == "number":
             return np.dtype(rest[0]).type(rest[1])
-        if kind == "array":
-            return np.array(rest[2], np.dtype(rest[0])).reshape(tuple(rest[1]))
         if kind == "register":
             return Register(rest[0])
         if kind == "groups":

@@ -1,6 +1,6 @@
 """NumPy references that the generator's tests trace, render and simulate."""
 
-SOURCE = '''
+SOURCE = """
 import math
 import numpy as np
 
@@ -68,4 +68,4 @@ def by_heads(q, k, v):
     return out
 
 def lengths(x): return np.sqrt((x * x).sum(axis=1))
-'''
+"""

@@ -52,7 +52,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("function", "shapes"), CASES, ids=lambda v: v if isinstance(v, str) else "x".join(map(str, v)))
+@pytest.mark.parametrize(
+    ("function", "shapes"), CASES, ids=lambda v: v if isinstance(v, str) else "x".join(map(str, v))
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kernel_computes_its_reference(function: str, shapes: list[tuple[int, ...]], dtype: str) -> None:
     run(function, shapes, dtype)
@@ -162,5 +164,7 @@ def test_short_rows_lie_side_by_side(function: str, shapes: list[tuple[int, ...]
 def test_reducing_ahead_changes_no_value(function: str, rows: int) -> None:
     shapes: list[tuple[int, ...]] = [(rows, 200), *([(200,)] * {"softmax": 0, "rmsnorm": 1, "layernorm": 2}[function])]
     for statistics in ("sums", "bn_stats"):
-        choice = RowSchedule(ahead=True, statistics=statistics, rsqrt="vector", shared="psum", engines=("vector", "scalar", "gpsimd"))  # type: ignore[arg-type]
+        choice = RowSchedule(
+            ahead=True, statistics=statistics, rsqrt="vector", shared="psum", engines=("vector", "scalar", "gpsimd")
+        )  # type: ignore[arg-type]
         run(function, shapes, "float32", choose=lambda s, p, c=choice: Schedule("fused", (c,)))

@@ -94,7 +94,11 @@ def test_the_tracer_can_be_replaced() -> None:
 def test_what_is_beyond_says_what_to_do() -> None:
     task = parse_request("relu x 64x64")
     hard = task.model_copy(
-        update={"reference": task.reference.model_copy(update={"source": "import numpy as np\ndef reference(x): return np.sort(x)\n"})}
+        update={
+            "reference": task.reference.model_copy(
+                update={"source": "import numpy as np\ndef reference(x): return np.sort(x)\n"}
+            )
+        }
     )
     with pytest.raises(BeyondOffline, match=r"np\.sort.*model policy"):
         Generator(hard)

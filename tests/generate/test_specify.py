@@ -74,7 +74,9 @@ def test_references_compute_what_the_words_say() -> None:
     np.testing.assert_allclose(out, 3 * x, rtol=1e-6)
     out, (x, w, b) = result(parse_request("compute relu(x @ w + b) * 2 with x 30x20, w 20x10, b 10"))
     np.testing.assert_allclose(out, 2 * np.maximum(x @ w + b, 0), rtol=1e-4, atol=1e-5)
-    out, (x, r, w) = result(parse_request("fuse residual add, layernorm and matmul: x [6, 5], residual [6, 5], w [5, 4]"))
+    out, (x, r, w) = result(
+        parse_request("fuse residual add, layernorm and matmul: x [6, 5], residual [6, 5], w [5, 4]")
+    )
     s = x + r
     normed = (s - s.mean(-1, keepdims=True)) / np.sqrt(s.var(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(out, normed @ w, rtol=1e-4, atol=1e-5)
@@ -155,7 +157,9 @@ def test_follow_ups_keep_the_context() -> None:
 
 def test_a_numpy_file_is_a_specification(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text('import numpy as np\ndef norm(x, g):\n    """x: [64, 32] and g [32], bfloat16"""\n    return x * g\n')
+    file.write_text(
+        'import numpy as np\ndef norm(x, g):\n    """x: [64, 32] and g [32], bfloat16"""\n    return x * g\n'
+    )
     assert shapes(task_from_reference(file, "norm")) == {"x": (64, 32), "g": (32,)}
     task = task_from_reference(file, "norm", "x 128x16, g 16, float32, trn1, under 50 us")
     assert shapes(task) == {"x": (128, 16), "g": (16,)}

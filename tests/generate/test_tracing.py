@@ -60,7 +60,9 @@ def test_idioms_become_one_operator(text: str, op: str) -> None:
 
 
 def test_control_flow_on_shapes_is_followed() -> None:
-    graph = graph_of("def f(x):\n    for _ in range(x.shape[0]):\n        x = x + 1\n    return x * 2 if x.ndim == 2 else x", (3, 4))
+    graph = graph_of(
+        "def f(x):\n    for _ in range(x.shape[0]):\n        x = x + 1\n    return x * 2 if x.ndim == 2 else x", (3, 4)
+    )
     assert ops(graph) == ["add", "multiply"]
     assert evaluate(graph, [np.zeros((3, 4))])[0][0, 0] == 6
 

@@ -137,6 +137,9 @@ CHEATS = {
     "positive inputs only": Cheat(
         ABS, rowwise("nisa.tensor_scalar(dst=tile, data=tile, op0=nl.multiply, operand0=2.0)"), rowwise(ABS_HONEST)
     ),
+    "a PSUM bank that happens to be zero": Cheat(
+        MATMUL, kernel(product("float32").source.replace(HEAD, "").replace("moving=b)", "moving=b, accumulate=True)")), product("float32")
+    ),
     "a second call is cheaper than the first": Cheat(
         ABS,
         kernel(rowwise(ABS_HONEST).source.replace(HEAD, "").replace("@nki.jit", "CALLS = []\n@nki.jit").replace(

@@ -18,9 +18,7 @@ class Program:
         self.dialect = dialect
         self.line = 1
 
-    def tile(
-        self, columns: int, dtype: str = "float32", space: str = "sbuf", rows: int = 128, **kw: object
-    ) -> int:
+    def tile(self, columns: int, dtype: str = "float32", space: str = "sbuf", rows: int = 128, **kw: object) -> int:
         """A new tile [rows, columns]; returns its buffer id."""
         buffers = self.builder.buffers
         size = SIZES[dtype]
@@ -66,15 +64,11 @@ class Program:
             nbytes=row * info.shape[0], flags=flags,
         )  # fmt: skip
 
-    def matmul(
-        self, out: object, left: object, right: object, m: int = 128, n: int = 512, **kw: object
-    ) -> int:
+    def matmul(self, out: object, left: object, right: object, m: int = 128, n: int = 512, **kw: object) -> int:
         """A matmul; pass flags=Flag.FP32 and update=True as needed."""
         return self.add("nc_matmul", Engine.TENSOR, out=[out], ins=[left, right], free=n, aux=m, **kw)  # type: ignore[arg-type]
 
-    def copy(
-        self, out: object, src: object, n: int = 512, engine: Engine = Engine.VECTOR, flags: int = 0
-    ) -> int:
+    def copy(self, out: object, src: object, n: int = 512, engine: Engine = Engine.VECTOR, flags: int = 0) -> int:
         """A tensor_copy."""
         return self.add("tensor_copy", engine, out=[out], ins=[src], free=n, flags=flags)
 

@@ -16,7 +16,9 @@ ROWS, COLUMNS = 12, 10
 def fresh(space: str) -> Tensor:
     on_chip = space == "sbuf"
     row = COLUMNS * 4
-    buffer = Buffer(0, space, "t", (ROWS, COLUMNS), dtypes.float32, ROWS if on_chip else 1, row if on_chip else ROWS * row)
+    buffer = Buffer(
+        0, space, "t", (ROWS, COLUMNS), dtypes.float32, ROWS if on_chip else 1, row if on_chip else ROWS * row
+    )
     buffer.allocate()
     return Tensor(buffer, (ROWS, COLUMNS), dtypes.float32, 0, (COLUMNS, 1))
 

@@ -73,7 +73,9 @@ class Builder:
             try:
                 return self.constant(float(_SCALAR[op](*values)), shape)
             except (ValueError, OverflowError, ZeroDivisionError) as error:
-                raise BeyondOffline(f"the constant expression {op}({', '.join(map(str, values))}) has no value") from error
+                raise BeyondOffline(
+                    f"the constant expression {op}({', '.join(map(str, values))}) has no value"
+                ) from error
         outside = self._behind_reshape(op, args)
         if outside is not None:
             return outside
@@ -95,7 +97,9 @@ class Builder:
     def _behind_reshape(self, op: str, args: tuple[int, ...]) -> int | None:
         """op(reshape(x)) as reshape(op(x)), when every operand is a number, an input, or reshaped the same way."""
         nodes = [self.nodes[a] for a in args]
-        moved = [n for n in nodes if n.op == "reshape" and self.nodes[n.inputs[0]].op not in ("input", "transpose", "slice")]
+        moved = [
+            n for n in nodes if n.op == "reshape" and self.nodes[n.inputs[0]].op not in ("input", "transpose", "slice")
+        ]
         if not moved:
             return None
         shape, source = moved[0].shape, self.nodes[moved[0].inputs[0]].shape
@@ -495,7 +499,15 @@ class Builder:
         kept = [n for n in self.nodes if n.id in needed or n.op == "input"]
         new = {n.id: i for i, n in enumerate(kept)}
         nodes = tuple(
-            Node(new[n.id], n.op, tuple(new[i] for i in n.inputs), n.shape, n.dtype, n.attrs, n.name or names.get(n.id, ""))
+            Node(
+                new[n.id],
+                n.op,
+                tuple(new[i] for i in n.inputs),
+                n.shape,
+                n.dtype,
+                n.attrs,
+                n.name or names.get(n.id, ""),
+            )
             for n in kept
         )
         return Graph(nodes, tuple(new[i] for i in outputs), returns_tuple)

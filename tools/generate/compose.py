@@ -40,7 +40,20 @@ REDUCTIONS = {
     "row_min": "np.min({x}, axis=-1)", "row_var": "np.var({x}, axis=-1)", "column_sum": "np.sum({x}, axis=0)",
 }  # fmt: skip
 BINARY = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-_CALLABLE = {*FUNCTIONS, "softmax", "rmsnorm", "layernorm", "transpose", "maximum", "minimum", "matmul", "sum", "mean", "max", "min"}
+_CALLABLE = {
+    *FUNCTIONS,
+    "softmax",
+    "rmsnorm",
+    "layernorm",
+    "transpose",
+    "maximum",
+    "minimum",
+    "matmul",
+    "sum",
+    "mean",
+    "max",
+    "min",
+}
 
 
 @dataclass(slots=True)
@@ -151,9 +164,13 @@ class _Pipeline:
         return self.made
 
     def _names_transposed(self) -> None:
-        unknown = self.request.transposed - {n.lower() for n in self.made.parameters} - {"weights", "right", "input", "x"}
+        unknown = (
+            self.request.transposed - {n.lower() for n in self.made.parameters} - {"weights", "right", "input", "x"}
+        )
         if unknown:
-            raise RequestError(f"{sorted(unknown)[0]!r} is to be transposed but no tensor has that name: name one of the inputs.")
+            raise RequestError(
+                f"{sorted(unknown)[0]!r} is to be transposed but no tensor has that name: name one of the inputs."
+            )
 
     # -- tensors -----------------------------------------------------------------------------------------------------
 
@@ -188,14 +205,22 @@ class _Pipeline:
                     + (" by w 1024x2048." if key in ("matmul", "swiglu") else ".")
                 )
         first = next((t for t in self.free if len(t.shape) > 1), self.free[0])
-        if key == "matmul" and len(self.free) == 1 and len(first.shape) == 4 and not first.name and first.shape[1] == first.shape[2]:
+        if (
+            key == "matmul"
+            and len(self.free) == 1
+            and len(first.shape) == 4
+            and not first.name
+            and first.shape[1] == first.shape[2]
+        ):
             self.free = [NamedTensor("x", first.shape[:2], first.dtype), NamedTensor("w", first.shape[2:], first.dtype)]
             first = self.free[0]
         if request.rows and first.name.lower() in ("w", "weight", "weights") and len(first.shape) == 2:
             self.free.insert(0, NamedTensor("x", (request.rows, first.shape[0]), first.dtype))
             first = self.free[0]
         if request.rows and len(first.shape) >= 2 and first.shape[0] != request.rows:
-            raise RequestError(f"{request.rows} rows contradict the shape {_show(first.shape)} of {first.name or 'the input'}: give one number of rows.")
+            raise RequestError(
+                f"{request.rows} rows contradict the shape {_show(first.shape)} of {first.name or 'the input'}: give one number of rows."
+            )
         if request.rows and len(first.shape) == 1 and first.name in ("w", "weight", "weights"):
             raise RequestError("no shape is given for the input: say it, for example x 4096x1024.")
         if len(first.shape) == 3 and not first.name and key == "matmul" and len(self.free) == 1:
@@ -260,7 +285,10 @@ class _Pipeline:
         elif key == "l2norm":
             self._line("unit", f"{x} / np.sqrt(np.sum({x} * {x}, axis=-1, keepdims=True) + {EPSILON[key]})")
         else:
-            self._line({"gelu": "activated", "silu": "activated", "relu": "activated"}.get(key, key), FUNCTIONS[key].format(x=x))
+            self._line(
+                {"gelu": "activated", "silu": "activated", "relu": "activated"}.get(key, key),
+                FUNCTIONS[key].format(x=x),
+            )
 
     def _norm(self, key: str) -> None:
         x, width = self.made.value, self.made.shape[-1]
@@ -276,13 +304,30 @@ class _Pipeline:
         named = [t for t in vectors if t.name.lower() in ("g", "gain", "gamma", "weight", "scale", "s", "w")]
         text = self.request.text.lower()
         wants_gain = any(w in text for w in ("gain", "gamma", "affine", "learnable", "with weight"))
-        gain = named[0] if named else (vectors[0] if vectors and (len(vectors) > 1 or not later_bias) and vectors[0].name.lower() not in ("b", "bias", "beta") else None)
+        gain = (
+            named[0]
+            if named
+            else (
+                vectors[0]
+                if vectors
+                and (len(vectors) > 1 or not later_bias)
+                and vectors[0].name.lower() not in ("b", "bias", "beta")
+                else None
+            )
+        )
         if gain is not None:
             self._line("gained", f"{self.made.value} * {self._take(gain, 'g')}")
         elif wants_gain:
             self._line("gained", f"{self.made.value} * {self._parameter('g', (width,))}")
         if key == "layernorm":
-            shift = next((t for t in self.free if _is_vector(t.shape, width) and t.name.lower() in ("b", "beta", "bias", "shift")), None)
+            shift = next(
+                (
+                    t
+                    for t in self.free
+                    if _is_vector(t.shape, width) and t.name.lower() in ("b", "beta", "bias", "shift")
+                ),
+                None,
+            )
             if shift is not None and (gain is not None or not later_bias):
                 self._line("shifted", f"{self.made.value} + {self._take(shift, 'b')}")
                 self._drop_bias_mention()
@@ -316,10 +361,18 @@ class _Pipeline:
                 if right.shape[-1] == shape[-1]
                 else "the inner sizes must be equal"
             )
-            raise RequestError(f"the shapes contradict each other: matmul of {_show(shape)} by {_show(right.shape)}{' transposed' if turned else ''} has inner sizes {shape[-1]} and {k}; {hint}.")
+            raise RequestError(
+                f"the shapes contradict each other: matmul of {_show(shape)} by {_show(right.shape)}{' transposed' if turned else ''} has inner sizes {shape[-1]} and {k}; {hint}."
+            )
         lead = right.shape[:-2]
-        if lead and lead != shape[:-2] and any(a not in (1, b) and b != 1 for a, b in zip(lead[::-1], shape[:-2][::-1])):
-            raise RequestError(f"the shapes contradict each other: the batch sizes of {_show(shape)} and {_show(right.shape)} differ; make them equal.")
+        if (
+            lead
+            and lead != shape[:-2]
+            and any(a not in (1, b) and b != 1 for a, b in zip(lead[::-1], shape[:-2][::-1]))
+        ):
+            raise RequestError(
+                f"the shapes contradict each other: the batch sizes of {_show(shape)} and {_show(right.shape)} differ; make them equal."
+            )
         w = self._take(right, "w")
         made.shape = (*(shape[:-1] if len(shape[:-2]) >= len(lead) else (*lead, shape[-2])), n)
         self._line("product", f"{made.value} @ {f'np.swapaxes({w}, -1, -2)' if turned else w}")
@@ -330,7 +383,9 @@ class _Pipeline:
         named = [t for t in self.free if t.name.lower() in (name, what, "beta", "scale", "s")]
         vectors = [t for t in self.free if _is_vector(t.shape, width)]
         if named and not _is_vector(named[0].shape, width) and len(named[0].shape) == 1:
-            raise RequestError(f"the shapes contradict each other: the {what} {_show(named[0].shape)} doesn't fit rows of {width}; give it {width} elements.")
+            raise RequestError(
+                f"the shapes contradict each other: the {what} {_show(named[0].shape)} doesn't fit rows of {width}; give it {width} elements."
+            )
         chosen = next((t for t in vectors if t in named), vectors[0] if vectors else None)
         other = self._take(chosen, name) if chosen is not None else self._parameter(name, (width,))
         self._line("biased" if what == "bias" else "scaled", f"{made.value} {symbol} {other}")
@@ -350,7 +405,9 @@ class _Pipeline:
     def _reduce(self, key: str) -> None:
         made = self.made
         if key == "column_sum" and len(made.shape) < 2:
-            raise RequestError(f"a column sum needs a matrix, not {_show(made.shape)}: give two sizes, such as 4096x1024.")
+            raise RequestError(
+                f"a column sum needs a matrix, not {_show(made.shape)}: give two sizes, such as 4096x1024."
+            )
         self._line(key, REDUCTIONS[key].format(x=made.value))
         made.shape = (made.shape[1:] if key == "column_sum" else made.shape[:-1]) or (1,)
 
@@ -368,7 +425,9 @@ class _Pipeline:
     def _transpose(self) -> None:
         made = self.made
         if len(made.shape) < 2:
-            raise RequestError(f"transpose needs at least two dimensions, not {_show(made.shape)}: give a shape such as 512x1024.")
+            raise RequestError(
+                f"transpose needs at least two dimensions, not {_show(made.shape)}: give a shape such as 512x1024."
+            )
         self._line("turned", f"np.swapaxes({made.value}, -1, -2)")
         made.shape = (*made.shape[:-2], made.shape[-1], made.shape[-2])
 
@@ -393,7 +452,9 @@ class _Pipeline:
         fits.sort(key=lambda t: t.shape != made.shape)
         if not fits:
             if self.free:
-                raise RequestError(f"the shapes contradict each other: {key} of {_show(made.shape)} and {_show(self.free[0].shape)}; make them equal or broadcastable.")
+                raise RequestError(
+                    f"the shapes contradict each other: {key} of {_show(made.shape)} and {_show(self.free[0].shape)}; make them equal or broadcastable."
+                )
             other = self._parameter("y", made.shape)
         else:
             other = self._take(fits[0], "y")
@@ -408,10 +469,14 @@ class _Pipeline:
         if len(mats) < 2 and mats and mats[0].shape[0] == width:
             mats = [mats[0], NamedTensor("up", mats[0].shape, mats[0].dtype), *mats[1:]]
         if not mats:
-            raise RequestError(f"swiglu needs its gate and up matrices: give their shapes, for example gate {width}x3072 and up {width}x3072.")
+            raise RequestError(
+                f"swiglu needs its gate and up matrices: give their shapes, for example gate {width}x3072 and up {width}x3072."
+            )
         gate, up = mats[0], mats[1]
         if gate.shape != up.shape or gate.shape[0] != width:
-            raise RequestError(f"the shapes contradict each other: swiglu of {_show(made.shape)} by {_show(gate.shape)} and {_show(up.shape)}; both must be {width} by the hidden size.")
+            raise RequestError(
+                f"the shapes contradict each other: swiglu of {_show(made.shape)} by {_show(gate.shape)} and {_show(up.shape)}; both must be {width} by the hidden size."
+            )
         x = made.value
         g = self._line("gated", f"{x} @ {self._take(gate, 'gate')}")
         self._line("hidden", f"{g} / (1.0 + np.exp(-{g})) * ({x} @ {self._take(up, 'up')})")
@@ -424,14 +489,20 @@ class _Pipeline:
         made = self.made
         tensors = list(self.free)
         if not tensors:
-            raise RequestError("no shape is given for attention: say the sizes of q, k and v, for example q, k and v 8x1024x64.")
+            raise RequestError(
+                "no shape is given for attention: say the sizes of q, k and v, for example q, k and v 8x1024x64."
+            )
         while len(tensors) < 3:
             tensors.append(NamedTensor("", tensors[-1].shape, tensors[-1].dtype))
         q, k, v = tensors[:3]
         if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or min(len(t.shape) for t in (q, k, v)) < 2:
-            raise RequestError(f"the shapes contradict each other: attention over q {_show(q.shape)}, k {_show(k.shape)}, v {_show(v.shape)}; q and k need equal last sizes, k and v equal lengths.")
+            raise RequestError(
+                f"the shapes contradict each other: attention over q {_show(q.shape)}, k {_show(k.shape)}, v {_show(v.shape)}; q and k need equal last sizes, k and v equal lengths."
+            )
         if any(word in self.request.text.lower() for word in ("causal", "masked")):
-            raise RequestError("masked attention has no words here: give a NumPy reference with --reference file.py:function.")
+            raise RequestError(
+                "masked attention has no words here: give a NumPy reference with --reference file.py:function."
+            )
         names = [self._take(t, n) for t, n in zip((q, k, v), ("q", "k", "v"))]
         scores = self._line("scores", f"{names[0]} @ np.swapaxes({names[1]}, -1, -2) / np.sqrt({float(q.shape[-1])})")
         exps = self._line("exps", f"np.exp({scores} - np.max({scores}, axis=-1, keepdims=True))")
@@ -473,12 +544,16 @@ class _Expression:
             if tensor is None and loose:
                 tensor = loose.pop(0) if len(loose) > 1 or len(names) - len(known) == 1 else loose[0]
             if tensor is None:
-                raise RequestError(f"no shape is given for {name} in {request.expression!r}: say it, for example {name} 4096x1024.")
+                raise RequestError(
+                    f"no shape is given for {name} in {request.expression!r}: say it, for example {name} 4096x1024."
+                )
             made.parameters[name] = tensor.shape
             made.dtypes[name] = tensor.dtype
         unused = [t for t in request.tensors if t.name and t.name.lower() not in {n.lower() for n in names}]
         if unused:
-            raise RequestError(f"the tensor {unused[0].name} {_show(unused[0].shape)} doesn't appear in {request.expression!r}: drop it or use it.")
+            raise RequestError(
+                f"the tensor {unused[0].name} {_show(unused[0].shape)} doesn't appear in {request.expression!r}: drop it or use it."
+            )
         if any(isinstance(n, ast.MatMult) for n in ast.walk(self.tree)):
             made.ops.append("matmul")
         self.count = 0
@@ -499,7 +574,9 @@ class _Expression:
             return ()
         except ValueError as error:
             reason = str(error).split(": ", 2)[-1].rstrip(".")
-            raise RequestError(f"the shapes contradict each other in {self.request.expression!r}: {reason}; change a shape.") from error
+            raise RequestError(
+                f"the shapes contradict each other in {self.request.expression!r}: {reason}; change a shape."
+            ) from error
         shape: tuple[int, ...] = tuple(graph["nodes"][graph["outputs"][0]]["shape"])
         return shape
 
@@ -533,7 +610,9 @@ class _Expression:
     def _call(self, name: str, args: Sequence[str]) -> str:
         wanted = 2 if name in ("maximum", "minimum", "matmul") else 1
         if len(args) != wanted:
-            raise RequestError(f"{name} takes {wanted} argument{'s' if wanted > 1 else ''}, not {len(args)}: write {name}({', '.join('xy'[:wanted])}).")
+            raise RequestError(
+                f"{name} takes {wanted} argument{'s' if wanted > 1 else ''}, not {len(args)}: write {name}({', '.join('xy'[:wanted])})."
+            )
         if name == "matmul":
             return f"({args[0]} @ {args[1]})"
         if name in ("maximum", "minimum"):

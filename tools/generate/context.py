@@ -56,7 +56,9 @@ class KernelContext:
                 continue
             name = self.tensor_names[key] = self.names.unique(tensor.name)
             space = "shared_hbm" if tensor.role == "output" else "private_hbm"
-            self.setup.line(f"{name} = nl.ndarray({shape_text(tensor.shape)}, dtype=nl.{tensor.dtype}, buffer=nl.{space})")
+            self.setup.line(
+                f"{name} = nl.ndarray({shape_text(tensor.shape)}, dtype=nl.{tensor.dtype}, buffer=nl.{space})"
+            )
 
     def dtype(self, view: View) -> str:
         """Storage type of the tensor that `view` looks at."""
@@ -168,9 +170,7 @@ def store(context: KernelContext, code: RowCode, id: int, access: Access, dtype:
     code.put(f"nisa.dma_copy(dst={access.text(row, column)}, src={text})")
 
 
-def load_shared(
-    context: KernelContext, code: RowCode, id: int, view: View, nest: Nest, strides: Sequence[int]
-) -> None:
+def load_shared(context: KernelContext, code: RowCode, id: int, view: View, nest: Nest, strides: Sequence[int]) -> None:
     """Load a leaf that is the same for all rows: once, repeated over the partitions by the DMA's access pattern."""
     width = view.shape[-1] if view.shape else 1
     column = code.is_column(id)
@@ -179,7 +179,8 @@ def load_shared(
     name = code.names.unique(code.stem(id) + "_row" if not column else code.stem(id))
     dtype = context.dtype(view)
     offset = " + ".join(
-        ([str(view.offset)] if view.offset else []) + [f"b{i} * {s}" for i, s in enumerate(strides[:-1]) if s and nest.sizes[i] > 1]
+        ([str(view.offset)] if view.offset else [])
+        + [f"b{i} * {s}" for i, s in enumerate(strides[:-1]) if s and nest.sizes[i] > 1]
     )
     extra = f", offset={offset}" if offset else ""
     code.outer.line(f"{name} = nl.ndarray(({code.full_rows}, {width}), dtype=nl.{dtype}, buffer=nl.sbuf)")

@@ -119,7 +119,18 @@ class Graph:
             ValueError: an operand refers to a later node, or an operator is unknown.
         """
         nodes = []
-        known = {*ELEMENTWISE, "input", "constant", "reduce", "matmul", "transpose", "reshape", "broadcast", "slice", "concat"}
+        known = {
+            *ELEMENTWISE,
+            "input",
+            "constant",
+            "reduce",
+            "matmul",
+            "transpose",
+            "reshape",
+            "broadcast",
+            "slice",
+            "concat",
+        }
         for i, n in enumerate(data["nodes"]):
             inputs = tuple(int(j) for j in n["inputs"])
             if n["op"] not in known or any(not 0 <= j < i for j in inputs):

@@ -280,7 +280,11 @@ class RowCode:
             return placed
         node = self.graph[id]
         column = self.is_column(id)
-        dtype = dtype or self.dtypes.get(id) or ("uint8" if node.op in (*COMPARISONS, *LOGICAL, "logical_not") else "float32")
+        dtype = (
+            dtype
+            or self.dtypes.get(id)
+            or ("uint8" if node.op in (*COMPARISONS, *LOGICAL, "logical_not") else "float32")
+        )
         if column:
             dtype = self.dtypes.get(id, "float32")
         elif dtype == "float32" and self._may_be_narrow(id):
@@ -459,7 +463,9 @@ class RowCode:
                 factor = self.constant(other)
                 inner = self.graph[data]
                 inner_split = self._split(inner)
-                shifted = inner.op == "add" or (inner.op == "subtract" and inner_split is not None and inner_split[0] == 0)
+                shifted = inner.op == "add" or (
+                    inner.op == "subtract" and inner_split is not None and inner_split[0] == 0
+                )
                 if bias is None and factor is not None and inner_split is not None and shifted and self.fusable(data):
                     moved = inner.inputs[inner_split[1]]
                     sign = factor if inner.op == "add" else -factor
@@ -475,7 +481,10 @@ class RowCode:
         if node.op in UNARY or node.op == "where" or len(node.inputs) != 2:
             return None
         narrow = self.is_column(node.id)
-        columns = [self.graph[i].op == "constant" or (self.is_column(i) and not narrow and not self.packed) for i in node.inputs]
+        columns = [
+            self.graph[i].op == "constant" or (self.is_column(i) and not narrow and not self.packed)
+            for i in node.inputs
+        ]
         if columns.count(True) != 1:
             return None
         return columns.index(False), columns.index(True)
@@ -539,7 +548,10 @@ class RowCode:
             self._emit_power(id, data, scale, bias, -0.5 if op == "rsqrt" else 0.5)
             return
         if op == "relu" and scale is None and self._sum_of(id) is None:
-            engine = self.balance.pick(self.width(id), {"vector": 1.0, "scalar": 1.0} if data.psum else {"vector": 1.0, "scalar": 1.0, "gpsimd": 1.0})
+            engine = self.balance.pick(
+                self.width(id),
+                {"vector": 1.0, "scalar": 1.0} if data.psum else {"vector": 1.0, "scalar": 1.0, "gpsimd": 1.0},
+            )
             if engine != "scalar":
                 tile = self.new_tile(id)
                 ops = "op0=nl.maximum, operand0=0.0"
@@ -553,7 +565,11 @@ class RowCode:
         tile = self.new_tile(id)
         target, source = self.text(tile), data.text
         if scale is not None or bias is not None:
-            first = f"op0=nl.multiply, operand0={scale.text}" if scale else f"op0=nl.add, operand0={bias.text if bias else 0.0}"
+            first = (
+                f"op0=nl.multiply, operand0={scale.text}"
+                if scale
+                else f"op0=nl.add, operand0={bias.text if bias else 0.0}"
+            )
             second = f", op1=nl.add, operand1={bias.text}" if scale and bias else ""
             if not (scale and bias):
                 second = f", op1=nl.power, operand1={exponent}"
@@ -595,7 +611,11 @@ class RowCode:
         """Per-row numbers: small instructions on the Vector Engine."""
         op, (left, right) = node.op, node.inputs
         lc, rc = self.constant(left), self.constant(right)
-        if rc is not None and self.fusable(left) and self.graph[left].op in ("add", "multiply", "subtract", "maximum", "minimum"):
+        if (
+            rc is not None
+            and self.fusable(left)
+            and self.graph[left].op in ("add", "multiply", "subtract", "maximum", "minimum")
+        ):
             inner = self.graph[left]
             c = self.constant(inner.inputs[1])
             if c is not None:
@@ -612,7 +632,9 @@ class RowCode:
         self.balance.charge("vector", 1)
         if rc is not None or lc is not None:
             data, other, reverse = (a, b, "") if rc is not None else (b, a, ", reverse0=True")
-            self.put(f"nisa.tensor_scalar(dst={self.text(tile)}, data={data.text}, op0=nl.{op}, operand0={other.text}{reverse})")
+            self.put(
+                f"nisa.tensor_scalar(dst={self.text(tile)}, data={data.text}, op0=nl.{op}, operand0={other.text}{reverse})"
+            )
         else:
             self.put(f"nisa.tensor_tensor(dst={self.text(tile)}, data1={a.text}, data2={b.text}, op=nl.{op})")
 
@@ -661,7 +683,11 @@ class RowCode:
             data = self.operand(inner.inputs[inner_split[0]])
             tile = self.new_tile(id)
             r0 = ", reverse0=True" if inner.op == "subtract" and inner_split[0] == 1 else ""
-            r1 = ", reverse1=True" if op in ("subtract", "greater", "greater_equal", "less", "less_equal") and split[0] == 1 else ""
+            r1 = (
+                ", reverse1=True"
+                if op in ("subtract", "greater", "greater_equal", "less", "less_equal") and split[0] == 1
+                else ""
+            )
             self.put(
                 f"nisa.tensor_scalar(dst={self.text(tile)}, data={data.text}, op0=nl.{inner.op}, operand0={first.text}{r0}, "
                 f"op1=nl.{op}, operand1={second.text}{r1}{self._engine(engine)})"
@@ -669,13 +695,19 @@ class RowCode:
             return
         other, data = self.operand(other_id), self.operand(data_id)
         tile = self.new_tile(id)
-        reverse = ", reverse0=True" if split[0] == 1 and op in ("subtract", "greater", "greater_equal", "less", "less_equal") else ""
+        reverse = (
+            ", reverse0=True"
+            if split[0] == 1 and op in ("subtract", "greater", "greater_equal", "less", "less_equal")
+            else ""
+        )
         self.put(
             f"nisa.tensor_scalar(dst={self.text(tile)}, data={data.text}, op0=nl.{op}, operand0={other.text}{reverse}"
             f"{self._engine(engine)})"
         )
 
-    def _affine_parts(self, node: Node, split: tuple[int, int], both: bool) -> tuple[int, Operand | None, Operand | None]:
+    def _affine_parts(
+        self, node: Node, split: tuple[int, int], both: bool
+    ) -> tuple[int, Operand | None, Operand | None]:
         data_id, other_id = node.inputs[split[0]], node.inputs[split[1]]
         if node.op == "multiply":
             return data_id, self.operand(other_id), None
@@ -724,7 +756,9 @@ class RowCode:
             choices["gpsimd"] = 2.0
         if a.psum or b.psum:
             choices["vector"] = 1.0
-        engine = self.balance.pick(self.width(id), choices if "gpsimd" in self.schedule.engines else {"vector": choices["vector"]})
+        engine = self.balance.pick(
+            self.width(id), choices if "gpsimd" in self.schedule.engines else {"vector": choices["vector"]}
+        )
         self.put(
             f"nisa.tensor_tensor(dst={self.text(tile)}, data1={a.text}, data2={b.text}, op=nl.{op}{self._engine(engine)})"
         )
@@ -736,7 +770,9 @@ class RowCode:
         if not self.packed or tile is None or not (tile.column or tile.outer):
             return found
         width = self.row_width(like.id)
-        steps = (tile.row_step if tile.outer else self.pack, 0 if tile.outer else 1, 0) if tile.column else (width, 0, 1)
+        steps = (
+            (tile.row_step if tile.outer else self.pack, 0 if tile.outer else 1, 0) if tile.column else (width, 0, 1)
+        )
         pattern = f"[[{steps[0]}, {self.rows}], [{steps[1]}, {self.pack}], [{steps[2]}, {width}]]"
         return Operand(f"{tile.name}.ap(pattern={pattern})", "tile", tile.dtype, tile.psum)
 
@@ -869,7 +905,12 @@ class RowCode:
             n = self.row_width(x)
             inverse, again = self.constant(scaled.inputs[1]), self.constant(node.inputs[1])
             same = self.graph[scaled.inputs[0]].inputs == (x,) and inverse is not None and again is not None
-            if same and abs(float(inverse or 0) * n - 1) < 1e-6 and abs(float(again or 0) * n - 1) < 1e-6 and x not in self.roots:
+            if (
+                same
+                and abs(float(inverse or 0) * n - 1) < 1e-6
+                and abs(float(again or 0) * n - 1) < 1e-6
+                and x not in self.roots
+            ):
                 self.moments[i] = (x, mean)
                 self.moments[mean] = (x, i)
                 square = total.inputs[0]
@@ -879,7 +920,11 @@ class RowCode:
     def _emit_moments(self, id: int) -> None:
         x, other = self.moments[id]
         reduce_of = self.graph[id].inputs[0]
-        variance = id if self.graph[self.graph[reduce_of].inputs[0]].op == "square" and self.graph[reduce_of].inputs[0] != x else other
+        variance = (
+            id
+            if self.graph[self.graph[reduce_of].inputs[0]].op == "square" and self.graph[reduce_of].inputs[0] != x
+            else other
+        )
         mean = other if variance == id else id
         data = self.operand(x)
         width, fmax = self.row_width(x), self.machine.bn_stats_fmax

@@ -362,7 +362,9 @@ class _Matmul:
             access = self.context.access(view, self.nest, (*strides[:-1], 0), tail, with_rows=False)
             steps = section.block("for k in range(0, count, P):")
             steps.line("kr = min(P, count - k)")
-            steps.line(f"nisa.dma_copy(dst={self.left_name}[:kr, k // P, :], src={access.at('k0 + k:k0 + k + kr', self.row)})")
+            steps.line(
+                f"nisa.dma_copy(dst={self.left_name}[:kr, k // P, :], src={access.at('k0 + k:k0 + k + kr', self.row)})"
+            )
             return
         access = self.context.access(view, self.nest, strides, [(f.inner, 1)])
         strip = self.context.names.unique("strip")
@@ -462,7 +464,11 @@ class _Matmul:
         """A right operand stored as [N, K]: strips of 128 of its rows are transposed into place."""
         f, dtype = self.facts, self.context.dtype(view)
         access = self.context.access(
-            view, self.nest, self.strides(-1 - m), [(f.columns, view.strides[-1]), (f.inner, view.strides[-2])], with_rows=False
+            view,
+            self.nest,
+            self.strides(-1 - m),
+            [(f.columns, view.strides[-1]), (f.inner, view.strides[-2])],
+            with_rows=False,
         )
         base = "nb + n0" if self.n_block else "n0"
         bn = self.bn_text
@@ -478,7 +484,9 @@ class _Matmul:
             nw, columns, source = bn, ":", window
         if self.schedule.right == "dma" and itemsize(dtype) == 2 and dtype == f.dtype:
             inner = self._k_loop(loop)
-            inner.line(f"nisa.dma_transpose(dst={self._k_part(name, columns)}, src={access.at(source, self._k_slice())})")
+            inner.line(
+                f"nisa.dma_transpose(dst={self._k_part(name, columns)}, src={access.at(source, self._k_slice())})"
+            )
             return
         strip = self.context.names.unique("strip")
         loop.line(f"{strip} = nl.ndarray(({nw}, {f.inner}), dtype=nl.{f.dtype}, buffer=nl.sbuf)")
@@ -503,10 +511,18 @@ class _Matmul:
             loop.line(f"{turned} = nl.ndarray((P, {count}, {rows}), dtype=nl.{f.dtype}, buffer=nl.psum)")
             inner = loop.block(f"for k in range({count}):")
             at = f"({base} + k)" if base != "0" else "k"
-            inner.line(f"nisa.nc_transpose(dst={turned}[:, k, :], data={source}[:, {at} * P:({at} + 1) * P])".replace("((k0 + k) + 1)", "(k0 + k + 1)"))
+            inner.line(
+                f"nisa.nc_transpose(dst={turned}[:, k, :], data={source}[:, {at} * P:({at} + 1) * P])".replace(
+                    "((k0 + k) + 1)", "(k0 + k + 1)"
+                )
+            )
             k_range = f"{base}:{base} + {count}" if base != "0" else (":" if full == self.k_tiles else f":{count}")
             head = ":" if self.k_rows == "P" else f":{self.k_rows}"
-            loop.line(copy_line(f"{target}[{head}, {k_range}, {columns}]", turned, self._copy_engine(group * 128), self.machine))
+            loop.line(
+                copy_line(
+                    f"{target}[{head}, {k_range}, {columns}]", turned, self._copy_engine(group * 128), self.machine
+                )
+            )
         rest = f.inner - full * 128
         if rest:
             last = self.context.names.unique("turned_tail")
@@ -547,7 +563,11 @@ class _Matmul:
         self.left_bytes = self.k_tiles * min(wide, f.rows) * itemsize(f.dtype)
         strides = self.strides(self.left_id)
         access = self.context.access(
-            view, self.nest, (*strides[:-1], 0), [(f.inner, view.strides[-1]), (f.rows, view.strides[-2])], with_rows=False
+            view,
+            self.nest,
+            (*strides[:-1], 0),
+            [(f.inner, view.strides[-1]), (f.rows, view.strides[-2])],
+            with_rows=False,
         )
         loop = self._k_loop(section)
         loop.line(f"nisa.dma_copy(dst={self._k_part(self.left_name, ':')}, src={access.at(self._k_slice(), window)})")
@@ -579,7 +599,9 @@ class _Matmul:
                 code.emit(j)
         for k, (id, target) in enumerate(self.stage.roots):
             if id not in self.heavy:
-                access = self.context.access(target, self.nest, self.strides(root_key(k)), [(target.shape[-1], target.strides[-1])])
+                access = self.context.access(
+                    target, self.nest, self.strides(root_key(k)), [(target.shape[-1], target.strides[-1])]
+                )
                 store(self.context, code, id, access, self.context.dtype(target), self.row, ":")
 
     def _turn_left(self, section: Section) -> None:
@@ -588,7 +610,12 @@ class _Matmul:
         self.left_name = self.context.names.unique(f"{stem}_t")
         self.left_bytes = self.k_tiles * 128 * itemsize(f.dtype)
         target = f"{self.left_name} = nl.ndarray(({self.k_rows}, {self.k_tiles}, {self.rows}), dtype=nl.{f.dtype}, buffer=nl.sbuf)"
-        if f.left == "rows" and self.schedule.left == "dma" and itemsize(f.dtype) == 2 and f.left_stored_dtype == f.dtype:
+        if (
+            f.left == "rows"
+            and self.schedule.left == "dma"
+            and itemsize(f.dtype) == 2
+            and f.left_stored_dtype == f.dtype
+        ):
             section.line(target)
             view, strides = self.stage.leaves[self.left_id], self.strides(self.left_id)
             if f.inner % 128 == 0:
@@ -598,7 +625,9 @@ class _Matmul:
                 return
             access = self.context.access(view, self.nest, strides, [(f.inner, 1)])
             loop = self._k_loop(section)
-            loop.line(f"nisa.dma_transpose(dst={self._k_part(self.left_name, ':')}, src={access.text(self.row, self._k_slice())})")
+            loop.line(
+                f"nisa.dma_transpose(dst={self._k_part(self.left_name, ':')}, src={access.text(self.row, self._k_slice())})"
+            )
             return
         code.emit(self.left_id)
         tile = code.tiles[self.left_id]
@@ -608,7 +637,9 @@ class _Matmul:
             code.put(f"nisa.tensor_copy(dst={wide}, src={code.spread(self.left_id, self.graph[self.left_id], False)})")
             source = wide
         elif tile.dtype != f.dtype:
-            cast = code.allocate(f"{code.stem(self.left_id)}_{'f32' if f.dtype == 'float32' else 'lp'}", f.inner, f.dtype)
+            cast = code.allocate(
+                f"{code.stem(self.left_id)}_{'f32' if f.dtype == 'float32' else 'lp'}", f.inner, f.dtype
+            )
             engine = code.balance.pick(f.inner, {"vector": 1.0, "scalar": 1.0})
             code.put(copy_line(cast, source, engine, self.machine))
             code.loop_bytes += f.inner * itemsize(f.dtype)

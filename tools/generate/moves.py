@@ -81,34 +81,64 @@ class Space:
             yield replace(choice, free_tile=0), "Kept whole rows in SBUF, so that each is loaded once"
         for free in (512, 1024, 2048, 4096, 8192):
             if free < width:
-                yield replace(choice, free_tile=free), f"Worked on windows of {free} columns, so that loads, compute and stores overlap"
+                yield (
+                    replace(choice, free_tile=free),
+                    f"Worked on windows of {free} columns, so that loads, compute and stores overlap",
+                )
         count = max(max(self.plan.graph[i].size for i in (*stage.leaves, *stage.region) if i >= 0) // max(width, 1), 1)
         for pack in (1, 2, 4, 8, 16, 32, 64):
-            if pack != choice.pack and count % pack == 0 and pack * width <= 4096 and (pack == 1 or count >= 128 * pack):
-                yield replace(choice, pack=pack), f"Laid {pack} rows side by side in each partition, so that instructions and DMA runs are longer"
+            if (
+                pack != choice.pack
+                and count % pack == 0
+                and pack * width <= 4096
+                and (pack == 1 or count >= 128 * pack)
+            ):
+                yield (
+                    replace(choice, pack=pack),
+                    f"Laid {pack} rows side by side in each partition, so that instructions and DMA runs are longer",
+                )
         yield from self._engine_moves(choice)
         if any(graph[i].op == "reduce" for i in stage.region):
             ahead = "Reduced the next rows before finishing the current ones, so that the engines don't take turns"
-            yield replace(choice, ahead=not choice.ahead), ahead if not choice.ahead else "Finished each tile of rows before the next"
+            yield (
+                replace(choice, ahead=not choice.ahead),
+                ahead if not choice.ahead else "Finished each tile of rows before the next",
+            )
         if stage.kind == "rows" and choice.flatten:
             yield replace(choice, flatten=False), "Kept the tensor's own rows instead of re-cutting it into 128"
         elif stage.kind == "rows":
-            yield replace(choice, flatten=True), "Re-cut the tensor into 128 long rows, so that all partitions work and DMA runs are long"
+            yield (
+                replace(choice, flatten=True),
+                "Re-cut the tensor into 128 long rows, so that all partitions work and DMA runs are long",
+            )
 
     def _engine_moves(self, choice: RowSchedule) -> Iterator[tuple[RowSchedule, str]]:
-        engines: tuple[tuple[EngineName, ...], ...] = (("vector",), ("vector", "scalar"), ("vector", "scalar", "gpsimd"))
+        engines: tuple[tuple[EngineName, ...], ...] = (
+            ("vector",),
+            ("vector", "scalar"),
+            ("vector", "scalar", "gpsimd"),
+        )
         for group in engines:
             if group != choice.engines:
                 names = " and ".join(e.title() for e in group)
-                yield replace(choice, engines=group), f"Shared element-wise work between the {names} Engine{'s' if len(group) > 1 else ''}"
+                yield (
+                    replace(choice, engines=group),
+                    f"Shared element-wise work between the {names} Engine{'s' if len(group) > 1 else ''}",
+                )
         if self.narrow:
             if choice.intermediates == "float32":
-                yield replace(choice, intermediates="storage"), "Kept products on the way in the two-byte output type, which the Vector Engine streams faster"
+                yield (
+                    replace(choice, intermediates="storage"),
+                    "Kept products on the way in the two-byte output type, which the Vector Engine streams faster",
+                )
             else:
                 yield replace(choice, intermediates="float32"), "Kept intermediates in float32"
         if self.shared:
             if choice.shared == "sbuf":
-                yield replace(choice, shared="psum"), "Kept shared rows in PSUM, from where the Vector Engine streams them beside an SBUF operand"
+                yield (
+                    replace(choice, shared="psum"),
+                    "Kept shared rows in PSUM, from where the Vector Engine streams them beside an SBUF operand",
+                )
             else:
                 yield replace(choice, shared="sbuf"), "Kept shared rows in SBUF"
         if self.moments:
@@ -118,7 +148,10 @@ class Space:
                 yield replace(choice, statistics="sums"), "Took mean and variance from sums on the Scalar Engine"
         if self.roots_of_rows:
             if choice.rsqrt == "scalar":
-                yield replace(choice, rsqrt="vector"), "Moved the per-row square roots to the Vector Engine, which saves activation-table switches"
+                yield (
+                    replace(choice, rsqrt="vector"),
+                    "Moved the per-row square roots to the Vector Engine, which saves activation-table switches",
+                )
             else:
                 yield replace(choice, rsqrt="scalar"), "Moved the per-row square roots to the Scalar Engine"
 
@@ -148,16 +181,58 @@ class Space:
                         for t in tiles if f.left == "columns" else (1,):
                             for ahead in aheads:
                                 found.append(
-                                    replace(choice, n_block=0, m_tiles=t, order="mn", left=left, right=right, ahead=ahead, k_block=0)
+                                    replace(
+                                        choice,
+                                        n_block=0,
+                                        m_tiles=t,
+                                        order="mn",
+                                        left=left,
+                                        right=right,
+                                        ahead=ahead,
+                                        k_block=0,
+                                    )
                                 )
                         continue
                     for t in tiles:
-                        found.append(replace(choice, n_block=block, m_tiles=t, order="mn", left=left, right=right, ahead=False, k_block=0))
+                        found.append(
+                            replace(
+                                choice,
+                                n_block=block,
+                                m_tiles=t,
+                                order="mn",
+                                left=left,
+                                right=right,
+                                ahead=False,
+                                k_block=0,
+                            )
+                        )
                         if t * -(-block // 512) * f.matmuls <= 6 and f.inner > 2048 and f.left in ("rows", "columns"):
                             for piece in (512, 1024, 2048):
-                                found.append(replace(choice, n_block=block, m_tiles=t, order="mn", left=left, right=right, ahead=False, k_block=piece))
+                                found.append(
+                                    replace(
+                                        choice,
+                                        n_block=block,
+                                        m_tiles=t,
+                                        order="mn",
+                                        left=left,
+                                        right=right,
+                                        ahead=False,
+                                        k_block=piece,
+                                    )
+                                )
                     if not f.full_rows:
-                        found.append(replace(choice, n_block=block, m_tiles=1, order="nm", left=left, right=right, ahead=False, k_block=0))
+                        found.append(
+                            replace(
+                                choice,
+                                n_block=block,
+                                m_tiles=1,
+                                order="nm",
+                                left=left,
+                                right=right,
+                                ahead=False,
+                                k_block=0,
+                            )
+                        )
 
         yield from sorted(found, key=lambda s: estimate_us(s, f, self.machine))
 
@@ -233,7 +308,11 @@ def matmul_change(old: MatmulSchedule, new: MatmulSchedule) -> str:
             else "prepared rows just before multiplying them"
         )
     if new.evacuate != old.evacuate:
-        way = "the Vector and Scalar Engines in turn" if new.evacuate == "alternate" else f"the {new.evacuate.title()} Engine"
+        way = (
+            "the Vector and Scalar Engines in turn"
+            if new.evacuate == "alternate"
+            else f"the {new.evacuate.title()} Engine"
+        )
         parts.append(f"emptied PSUM by {way}")
     text = ", and ".join(parts) if len(parts) < 3 else "; ".join(parts)
     return text[:1].upper() + text[1:]

@@ -123,8 +123,13 @@ class Generator:
                     self._best = found
                     stages = len(self.plans[name].stages)
                     what = "one loop nest" if stages == 1 else f"{stages} loop nests"
-                    return self._draft(found, f"First draft: {what}, the plainest schedule that fits (simulated {found.latency_us:.1f} us).")
-        raise BeyondOffline(f"no schedule of the generator fits this task on {self.task.target} ({self.reason or 'no candidate'})")
+                    return self._draft(
+                        found,
+                        f"First draft: {what}, the plainest schedule that fits (simulated {found.latency_us:.1f} us).",
+                    )
+        raise BeyondOffline(
+            f"no schedule of the generator fits this task on {self.task.target} ({self.reason or 'no candidate'})"
+        )
 
     def improve(self, history: Sequence[Attempt]) -> Draft | None:
         """The next candidate worth a full evaluation, or None when nothing better is known.
@@ -144,7 +149,9 @@ class Generator:
         found, why = step
         self._best = found
         gain = current.latency_us / found.latency_us
-        return self._draft(found, f"{why} (simulated {current.latency_us:.1f} -> {found.latency_us:.1f} us, {gain:.2f}x).")
+        return self._draft(
+            found, f"{why} (simulated {current.latency_us:.1f} -> {found.latency_us:.1f} us, {gain:.2f}x)."
+        )
 
     # -- search ------------------------------------------------------------------------------------------------------
 
@@ -168,7 +175,9 @@ class Generator:
         schedule = Schedule.parse(draft.schedule)
         if schedule is not None and schedule.plan in self.plans:
             plan = self.plans[schedule.plan]
-            kinds = [isinstance(c, MatmulSchedule) == (s.kind == "matmul") for c, s in zip(schedule.stages, plan.stages)]
+            kinds = [
+                isinstance(c, MatmulSchedule) == (s.kind == "matmul") for c, s in zip(schedule.stages, plan.stages)
+            ]
             if len(schedule.stages) == len(plan.stages) and all(kinds):
                 return self._try(schedule)
         return None
@@ -222,7 +231,10 @@ class Generator:
                     found = self._try(schedule)
                     if found is not None:
                         self._best = found
-                        return self._draft(found, f"The earlier kernel was judged wrong; tried another schedule (simulated {found.latency_us:.1f} us).")
+                        return self._draft(
+                            found,
+                            f"The earlier kernel was judged wrong; tried another schedule (simulated {found.latency_us:.1f} us).",
+                        )
         return None
 
     def _try(self, schedule: Schedule) -> _Candidate | None:

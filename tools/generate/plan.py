@@ -110,7 +110,9 @@ def _replay(b: Builder, node: Node, inputs: list[int]) -> int:
     return b.elementwise(node.op, *inputs)
 
 
-def make_plan(graph: Graph, output_dtypes: Iterable[str], precision: str = "storage", *, fuse_left: bool = True) -> Plan:
+def make_plan(
+    graph: Graph, output_dtypes: Iterable[str], precision: str = "storage", *, fuse_left: bool = True
+) -> Plan:
     """Cut `graph` into stages.
 
     Args:
@@ -149,7 +151,10 @@ class _Planner:
 
     def plan(self) -> Plan:
         graph = self.graph
-        keys = [id if graph.outputs.index(id) == k and graph[id].op != "input" else -1 - k for k, id in enumerate(graph.outputs)]
+        keys = [
+            id if graph.outputs.index(id) == k and graph[id].op != "input" else -1 - k
+            for k, id in enumerate(graph.outputs)
+        ]
         waiting: list[tuple[int, View]] = []
         for position, (id, key) in enumerate(zip(graph.outputs, keys)):
             dtype = self.output_dtypes[min(position, len(self.output_dtypes) - 1)]
@@ -184,7 +189,11 @@ class _Planner:
     def _matmul_dtype(self, node: Node) -> str:
         types = {self.graph[i].dtype for i in node.inputs if self.graph[i].dtype}
         if self.precision == "fp32" or not types or not all(t in ("bfloat16", "float16") for t in types):
-            return types.pop() if len(types) == 1 and next(iter(types)).startswith("float8") and self.precision != "fp32" else "float32"
+            return (
+                types.pop()
+                if len(types) == 1 and next(iter(types)).startswith("float8") and self.precision != "fp32"
+                else "float32"
+            )
         return types.pop() if len(types) == 1 else "bfloat16"
 
     # -- where values lie --------------------------------------------------------------------------------------------
@@ -222,7 +231,9 @@ class _Planner:
         node = self.graph[id]
         if id not in self.tensors or self.tensors[id].role == "input":
             key = id if id not in self.tensors else -1000 - id
-            self.tensors[key] = HbmTensor(f"{node.name or node.op}_hbm", node.shape or (1,), self._scratch_dtype(id), "scratch")
+            self.tensors[key] = HbmTensor(
+                f"{node.name or node.op}_hbm", node.shape or (1,), self._scratch_dtype(id), "scratch"
+            )
         else:
             key = id
         view = View.whole(key, node.shape)
@@ -389,7 +400,15 @@ class _Planner:
         for id, target in self.targets.items():
             node = self.graph[id]
             taken = any(id == root for root, _ in stage.roots)
-            if taken or id in self.where or id in self.busy or not self._at_hand(id) or node.lead != stage.lead or not self._local(node) or self._needs_matmul(id):
+            if (
+                taken
+                or id in self.where
+                or id in self.busy
+                or not self._at_hand(id)
+                or node.lead != stage.lead
+                or not self._local(node)
+                or self._needs_matmul(id)
+            ):
                 continue
             region, leaves = list(stage.region), dict(stage.leaves)
             self._collect(stage, id)
@@ -475,7 +494,9 @@ class _Planner:
             if target is None and not shared:
                 continue
             if target is None:
-                self.tensors[i] = HbmTensor(f"{node.name or node.op}_hbm", node.shape, self._scratch_dtype(i), "scratch")
+                self.tensors[i] = HbmTensor(
+                    f"{node.name or node.op}_hbm", node.shape, self._scratch_dtype(i), "scratch"
+                )
             view = target or View.whole(i, node.shape)
             self.where[i] = view
             stage.roots.append((i, view))

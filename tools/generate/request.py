@@ -68,7 +68,9 @@ _SEPARATOR = r"\s*[x×*]\s*"
 _BARE = rf"(?:{_DIM}(?:{_SEPARATOR}{_DIM})+|{_DIM}(?:\s+by\s+{_DIM})+(?!{_SEPARATOR}\d))"
 _BRACKETED = rf"[\[(]\s*{_DIM}(?:\s*(?:,|x|×|\*)\s*{_DIM})*\s*,?\s*[\])]"
 _SHAPE = rf"(?:{_BRACKETED}|{_BARE})"
-_LINK = r"\s*(?:[:=]|\bof (?:shape|size)\b|\bwith shape\b|\bhas shape\b|\bshaped\b|\bis\b|\bin\b|\bof\b|\s)?\s*(?:an? )?"
+_LINK = (
+    r"\s*(?:[:=]|\bof (?:shape|size)\b|\bwith shape\b|\bhas shape\b|\bshaped\b|\bis\b|\bin\b|\bof\b|\s)?\s*(?:an? )?"
+)
 _TYPE = r"(?:(?:bf16|bfloat16|fp16|float16|fp32|float32|f32|f16|half|fp8|float8(?:_e4m3)?)\s*)?"
 _NAMED = re.compile(rf"(?<![\w.])([a-z]\w*){_LINK}({_TYPE}){_LINK}({_SHAPE})\s*({_TYPE})", re.IGNORECASE)
 _ALONE = re.compile(rf"(?<![\w.])({_TYPE})({_SHAPE})(?![\w])\s*({_TYPE})", re.IGNORECASE)
@@ -88,20 +90,27 @@ _NOT_NAMES = {
 }  # fmt: skip
 _OPERATOR_NAMES = ("bias", "residual", "scale", "skip")
 """Names that tensors share with operators: `add residual 300x100` means both."""
-_ROWS = re.compile(rf"(?<!\w)(?:({_DIM})\s+(?:rows|tokens|sequences|samples)|(?:rows|tokens|n_rows|m)\s*[=:]\s*({_DIM}))(?!\w)", re.IGNORECASE)
+_ROWS = re.compile(
+    rf"(?<!\w)(?:({_DIM})\s+(?:rows|tokens|sequences|samples)|(?:rows|tokens|n_rows|m)\s*[=:]\s*({_DIM}))(?!\w)",
+    re.IGNORECASE,
+)
 _COLUMNS = re.compile(
     rf"(?<!\w)(?:({_DIM})\s+(?:columns|cols|features|channels|elements(?: per row| each)?)|(?:columns|cols|features|hidden(?: size| dim)?|n_cols)\s*[=:]?\s*({_DIM}))(?!\w)",
     re.IGNORECASE,
 )
 _PROJECT = re.compile(rf"(?<![\w.])({_DIM})\s*(?:->|→|\bto\b|\binto\b)\s*({_DIM})(?!\w)", re.IGNORECASE)
-_CONSTANT = re.compile(r"\s*(?:by\s+)?(?:a\s+)?(?:constant\s+|factor\s+(?:of\s+)?)?(-?\d*\.?\d+(?:e-?\d+)?)(?:\s*/\s*(\d+\.?\d*))?(?![\w]|\s*[x×*]\s*\d)", re.IGNORECASE)
+_CONSTANT = re.compile(
+    r"\s*(?:by\s+)?(?:a\s+)?(?:constant\s+|factor\s+(?:of\s+)?)?(-?\d*\.?\d+(?:e-?\d+)?)(?:\s*/\s*(\d+\.?\d*))?(?![\w]|\s*[x×*]\s*\d)",
+    re.IGNORECASE,
+)
 _OUTPUT_TYPE = re.compile(
     r"(?:outputs?|results?)\s+(?:in|as|is|of|dtype|type|:)?\s*(?:type |dtype )?(bf16|bfloat16|fp16|float16|fp32|float32)|"
     r"(bf16|bfloat16|fp16|float16|fp32|float32)\s+(?:output|result)s?",
     re.IGNORECASE,
 )
 _PRECISION = re.compile(
-    r"(?:comput\w*|accumulat\w*|multipl\w*|matmuls?|math)\s+(?:it\s+|them\s+|everything\s+)?(?:only\s+)?(?:in|with)\s+(?:full\s+)?(fp32|float32|full precision)", re.IGNORECASE
+    r"(?:comput\w*|accumulat\w*|multipl\w*|matmuls?|math)\s+(?:it\s+|them\s+|everything\s+)?(?:only\s+)?(?:in|with)\s+(?:full\s+)?(fp32|float32|full precision)",
+    re.IGNORECASE,
 )
 _TRANSPOSED = re.compile(
     r"(?<!\w)(?:([a-z]\w*)\s*(?:\.T|\^T|ᵀ|(?:is\s+|stored\s+)?transposed)|transposed\s+(?:the\s+)?([a-z]\w*)|transpose of\s+(?:the\s+)?([a-z]\w*)(?=\s))(?!\w)",
@@ -148,7 +157,9 @@ def read(text: str) -> Request:
     if len(products) > max(1, matrices - 1):  # the same product under two names
         found.mentions = [m for m in found.mentions if m not in products[1:]]
     if all(m.word.arity == "reduce" for m in found.mentions) and not found.expression:
-        found.mentions = sorted([*found.mentions, *_bare_reductions(_blank_mentions(rest, found.mentions))], key=lambda m: m.start)
+        found.mentions = sorted(
+            [*found.mentions, *_bare_reductions(_blank_mentions(rest, found.mentions))], key=lambda m: m.start
+        )
     return found
 
 
@@ -222,7 +233,15 @@ def _read_transposed(found: Request, rest: str) -> str:
             continue
         found.transposed.add("weights" if name in ("weight", "weights", "right") else name)
         keep = match[1] if match[1] else ""
-        rest = rest[: match.start()] + (keep + " " * (len(match[0]) - len(keep)) if match[1] or match[2] is None else " " * (len(match[0]) - len(match[2])) + match[2]) + rest[match.end() :]
+        rest = (
+            rest[: match.start()]
+            + (
+                keep + " " * (len(match[0]) - len(keep))
+                if match[1] or match[2] is None
+                else " " * (len(match[0]) - len(match[2])) + match[2]
+            )
+            + rest[match.end() :]
+        )
     return rest
 
 
@@ -230,7 +249,11 @@ def _read_expression(rest: str) -> tuple[str, str]:
     """A Python expression inside the request, such as `gelu(x @ w + b)`."""
     from tools.generate.compose import parse_expression
 
-    pieces = re.split(r"(;|,(?![^()\[\]]*[)\]])|\b(?:with|where|for|compute|calculate|kernel|evaluates?|returns?|write|fused?)\b|:(?!\w))", rest, flags=re.IGNORECASE)
+    pieces = re.split(
+        r"(;|,(?![^()\[\]]*[)\]])|\b(?:with|where|for|compute|calculate|kernel|evaluates?|returns?|write|fused?)\b|:(?!\w))",
+        rest,
+        flags=re.IGNORECASE,
+    )
     at = 0
     for piece in pieces:
         body = re.sub(r"^\s*(?:an?|the|of|that)\s+", "", piece)
@@ -269,14 +292,22 @@ def _read_tensors(found: Request, rest: str) -> str:
         found.dtype = found.dtype or _dtype(match[0])
         rest = _blank(rest, match.start(), match.end())
     for match in list(_VECTOR.finditer(rest)):
-        if match[1].lower() in _NOT_NAMES - {"x", "residual"} or any(w.pattern.fullmatch(match[1]) for w in WORDS if w.arity != "bias"):
+        if match[1].lower() in _NOT_NAMES - {"x", "residual"} or any(
+            w.pattern.fullmatch(match[1]) for w in WORDS if w.arity != "bias"
+        ):
             continue
         found.tensors.append(NamedTensor(match[1], (size(match[2]),), "", match.start()))
-        rest = _blank(rest, match.start(), match.end()) if match[1].lower() not in _OPERATOR_NAMES else _blank(rest, match.start(2), match.end(2))
+        rest = (
+            _blank(rest, match.start(), match.end())
+            if match[1].lower() not in _OPERATOR_NAMES
+            else _blank(rest, match.start(2), match.end(2))
+        )
     found.tensors.sort(key=lambda t: t.position)
     for tensor in found.tensors:
         if any(n < 1 for n in tensor.shape):
-            raise RequestError(f"{tensor.name or 'a tensor'} has a size of 0 in {tensor.shape}: give sizes of 1 or more.")
+            raise RequestError(
+                f"{tensor.name or 'a tensor'} has a size of 0 in {tensor.shape}: give sizes of 1 or more."
+            )
     return rest
 
 
@@ -307,7 +338,9 @@ def _without_verbs(mentions: list[Mention], between: str) -> list[Mention]:
     for mention, after in zip(mentions, [*mentions[1:], None]):
         gap = between[mention.end : after.start] if after is not None else "."
         verb = mention.word.key == "add" and mention.number is None and re.fullmatch(r"\s*(?:an?|the)?\s*", gap)
-        if not (verb and after is not None and after.word.arity in ("unary", "norm", "bias", "residual", "matmul", "reduce")):
+        if not (
+            verb and after is not None and after.word.arity in ("unary", "norm", "bias", "residual", "matmul", "reduce")
+        ):
             kept.append(mention)
     return kept
 
@@ -315,11 +348,7 @@ def _without_verbs(mentions: list[Mention], between: str) -> list[Mention]:
 def _without_tensor_names(mentions: list[Mention], tensors: list[NamedTensor]) -> list[Mention]:
     """Where an operator is named once as such and once as the name of its tensor, keep the first."""
     named = {t.position for t in tensors if t.name.lower() in _OPERATOR_NAMES}
-    return [
-        m
-        for m in mentions
-        if m.start not in named or sum(o.word.key == m.word.key for o in mentions) == 1
-    ]
+    return [m for m in mentions if m.start not in named or sum(o.word.key == m.word.key for o in mentions) == 1]
 
 
 _BARE_REDUCTIONS = {
@@ -335,7 +364,10 @@ def _bare_reductions(rest: str) -> list[Mention]:
     return [Mention(words[_BARE_REDUCTIONS[m[1].lower()]], m.start(), m.end()) for m in pattern.finditer(rest)]
 
 
-_BACKWARDS = re.compile(r"^\s*(?:of|on|to|after|applied to|on top of|over)\s+(?:an?|the|its)?\s*(?:fused\s+|result of\s+(?:an?|the)?\s*)?$", re.IGNORECASE)
+_BACKWARDS = re.compile(
+    r"^\s*(?:of|on|to|after|applied to|on top of|over)\s+(?:an?|the|its)?\s*(?:fused\s+|result of\s+(?:an?|the)?\s*)?$",
+    re.IGNORECASE,
+)
 
 
 def _reorder(mentions: list[Mention], between: str) -> list[Mention]:

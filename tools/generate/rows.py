@@ -76,7 +76,11 @@ class _Rows:
     def _packable(self, pack: int) -> bool:
         """Whether `pack` neighbouring rows of every operand are one run of memory."""
         graph, stage = self.context.plan.graph, self.stage
-        if self.nest.rows % pack or stage.cut_width or any(graph[i].op in ("where", "round", "broadcast") for i in stage.region):
+        if (
+            self.nest.rows % pack
+            or stage.cut_width
+            or any(graph[i].op in ("where", "round", "broadcast") for i in stage.region)
+        ):
             return False
         if any(graph[i].op != "reduce" and graph[i].width > 1 and not self._wide(i) for i in stage.region):
             return False
@@ -93,7 +97,11 @@ class _Rows:
     def _wide(self, id: int) -> bool:
         """Whether something as wide as node `id` goes into it, so that it isn't one number a row in disguise."""
         graph = self.context.plan.graph
-        return any(graph[i].width == graph[id].width and (i in self.stage.leaves or self._wide(i)) for i in graph[id].inputs if graph[i].op != "constant")
+        return any(
+            graph[i].width == graph[id].width and (i in self.stage.leaves or self._wide(i))
+            for i in graph[id].inputs
+            if graph[i].op != "constant"
+        )
 
     def strides(self, key: int) -> tuple[int, ...]:
         return self.nest.strides[self.position[key]]
@@ -113,7 +121,12 @@ def _emit(context: KernelContext, stage: Stage, schedule: RowSchedule) -> None:
     outer = section.section()
     full, tail = ("P", nest.rows % 128 != 0) if nest.rows > 128 else (str(nest.rows), False)
     first = [i for i in sorted(stage.region) if rows.level[i] == 1]
-    ahead = schedule.ahead and nest.rows > 128 and not rows.free and any(context.plan.graph[i].op == "reduce" for i in first)
+    ahead = (
+        schedule.ahead
+        and nest.rows > 128
+        and not rows.free
+        and any(context.plan.graph[i].op == "reduce" for i in first)
+    )
     if ahead:
         body = section.section()
     elif nest.rows > 128:
@@ -271,7 +284,11 @@ def _in_window(code: RowCode, window: Section, wanted: list[int]) -> None:
     for i in wanted:
         code.emit(i)
     code.body, code.mode = body, "whole"
-    kept = {i: t for i, t in code.tiles.items() if i in before or t.outer or (t.column and t.extent == "whole" and i not in wanted)}
+    kept = {
+        i: t
+        for i, t in code.tiles.items()
+        if i in before or t.outer or (t.column and t.extent == "whole" and i not in wanted)
+    }
     code.tiles = {i: t for i, t in kept.items() if i in before or t.outer}
     code.summed.clear()
     code.forget_names()
@@ -305,7 +322,9 @@ def emit_transpose(context: KernelContext, stage: Stage) -> None:
         if n > 1:
             section = section.block(f"for b{i} in range({n}):")
     n_in, n_out = along.shape[-2], along.shape[-1]
-    src = context.access(along, nest, (*along.strides[:-2], 0), [(n_in, along.strides[-2]), (n_out, 1)], with_rows=False)
+    src = context.access(
+        along, nest, (*along.strides[:-2], 0), [(n_in, along.strides[-2]), (n_out, 1)], with_rows=False
+    )
     dst = context.access(back, nest, (*back.strides[:-2], 0), [(n_out, back.strides[-2]), (n_in, 1)], with_rows=False)
     names, size = context.names, itemsize(dtype)
     strips, strip, flipped, turned = (names.unique(n) for n in ("strips", "strip", "flipped", "turned"))
@@ -330,9 +349,7 @@ def emit_transpose(context: KernelContext, stage: Stage) -> None:
     banks.line(f"{flipped} = nl.ndarray((kr, nw), dtype=nl.{dtype}, buffer=nl.psum)")
     blocks = banks.block("for r0 in range(0, nw, P):")
     blocks.line("rows = min(P, nw - r0)")
-    blocks.line(
-        f"nisa.nc_transpose(dst={flipped}[:, r0:r0 + rows], data={strips}[(n0 + r0) // P][:, k0:k0 + kr])"
-    )
+    blocks.line(f"nisa.nc_transpose(dst={flipped}[:, r0:r0 + rows], data={strips}[(n0 + r0) // P][:, k0:k0 + kr])")
     place = f"{turned}[:, n0:n0 + nw]"
     even, odd = banks.block("if (k0 // P) % 2 == 0:"), banks.block("else:")
     even.line(copy_line(place, flipped, "vector", context.machine))

@@ -85,7 +85,8 @@ class Schedule:
         return {
             "plan": self.plan,
             "stages": [
-                {f.name: _plain(getattr(s, f.name)) for f in fields(s)} | {"kind": type(s).__name__} for s in self.stages
+                {f.name: _plain(getattr(s, f.name)) for f in fields(s)} | {"kind": type(s).__name__}
+                for s in self.stages
             ],
         }
 

@@ -49,18 +49,24 @@ def parse_request(text: str) -> Task:
             fix.
     """
     if not text.strip():
-        raise RequestError("the request is empty: say what to compute, for example 'softmax of x 4096x1024, bfloat16, trn2'.")
+        raise RequestError(
+            "the request is empty: say what to compute, for example 'softmax of x 4096x1024, bfloat16, trn2'."
+        )
     request = read(text)
     if not request.mentions and not request.expression:
         foreign = foreign_operator(text)
         if foreign:
-            raise RequestError(f"requests in words don't cover {foreign!r}: give a NumPy reference with --reference file.py:function.")
+            raise RequestError(
+                f"requests in words don't cover {foreign!r}: give a NumPy reference with --reference file.py:function."
+            )
         raise RequestError(
             "the request names no operation: say what to compute, for example 'softmax', 'matmul' or 'layernorm then gelu'."
         )
     foreign = foreign_operator(request.words)
     if foreign:
-        raise RequestError(f"requests in words don't cover {foreign!r}: give a NumPy reference with --reference file.py:function.")
+        raise RequestError(
+            f"requests in words don't cover {foreign!r}: give a NumPy reference with --reference file.py:function."
+        )
     made = compose(request)
     return _task(text, request, made)
 
@@ -107,15 +113,21 @@ def task_from_reference(
     try:
         source = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"the reference file {file} can't be read ({type(error).__name__}): give the path of a Python file.") from error
+        raise RequestError(
+            f"the reference file {file} can't be read ({type(error).__name__}): give the path of a Python file."
+        ) from error
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise RequestError(f"the reference file {file} isn't valid Python ({error}): correct it and try again.") from error
+        raise RequestError(
+            f"the reference file {file} isn't valid Python ({error}): correct it and try again."
+        ) from error
     found = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function), None)
     if found is None:
         names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
-        raise RequestError(f"{file} defines no function {function!r}: name one of {', '.join(names) or 'its functions'}.")
+        raise RequestError(
+            f"{file} defines no function {function!r}: name one of {', '.join(names) or 'its functions'}."
+        )
     required = len(found.args.args) - len(found.args.defaults)
     parameters = [a.arg for a in found.args.posonlyargs + found.args.args]
     said = read(request) if request.strip() else Request("")
@@ -151,13 +163,18 @@ def _match(
             )
         specs.append(TensorSpec(name=parameter, shape=tensor.shape, dtype=tensor.dtype or default))
     if loose:
-        raise RequestError(f"the request gives {len(tensors)} shapes but {function} takes {len(parameters)} arrays: give one shape an argument.")
+        raise RequestError(
+            f"the request gives {len(tensors)} shapes but {function} takes {len(parameters)} arrays: give one shape an argument."
+        )
     if not specs:
         raise RequestError(f"{function} takes no arrays: a reference needs at least one input.")
     return specs
 
 
-_QUESTION = re.compile(r"^\s*(?:why|what|how|which|where|who|when|explain|is|are|does|do|can you (?:explain|tell)|show|tell)\b|\?\s*$", re.IGNORECASE)
+_QUESTION = re.compile(
+    r"^\s*(?:why|what|how|which|where|who|when|explain|is|are|does|do|can you (?:explain|tell)|show|tell)\b|\?\s*$",
+    re.IGNORECASE,
+)
 
 
 def revise(task: Task, text: str) -> Task | None:
@@ -172,7 +189,11 @@ def revise(task: Task, text: str) -> Task | None:
     said = read(text)
     question = bool(_QUESTION.search(text))
     changes: dict[str, object] = {}
-    if said.target and said.target != task.target and not (question and not text.strip().lower().startswith(("can", "could", "what about", "how about"))):
+    if (
+        said.target
+        and said.target != task.target
+        and not (question and not text.strip().lower().startswith(("can", "could", "what about", "how about")))
+    ):
         changes["target"] = said.target
     if question and not changes and not text.strip().lower().startswith(("can", "could", "what about", "how about")):
         return None
@@ -196,7 +217,11 @@ def revise(task: Task, text: str) -> Task | None:
 
 def _with_operators(task: Task, said: Request, text: str) -> Task | None:
     """The task with further operators behind it, when a follow-up such as `then add a gelu` names some."""
-    if task.reference.origin != "words" or not said.mentions or not re.search(r"\b(?:then|add|also|followed|append|plus|with|fuse)\b", text, re.IGNORECASE):
+    if (
+        task.reference.origin != "words"
+        or not said.mentions
+        or not re.search(r"\b(?:then|add|also|followed|append|plus|with|fuse)\b", text, re.IGNORECASE)
+    ):
         return None
     try:
         again = parse_request(f"{task.request} then {text.strip()}")
@@ -260,4 +285,6 @@ def _check_shapes(task: Task, inputs: Sequence[TensorSpec]) -> None:
         return
     except ValueError as error:
         reason = str(error).split(": ", 2)[-1].rstrip(".")
-        raise RequestError(f"the new shapes contradict each other: {reason}; change the other inputs as well.") from error
+        raise RequestError(
+            f"the new shapes contradict each other: {reason}; change the other inputs as well."
+        ) from error

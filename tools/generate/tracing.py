@@ -82,7 +82,9 @@ class Symbol(NDArrayOperatorsMixin):
     __int__ = __index__ = __complex__ = item = tolist = __float__
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        raise BeyondOffline("the reference turns an array into something that can't be traced (np.array, a library call)")
+        raise BeyondOffline(
+            "the reference turns an array into something that can't be traced (np.array, a library call)"
+        )
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise BeyondOffline("the reference assigns into part of an array")
@@ -340,8 +342,10 @@ def _apply(builder: Builder, name: str, args: Sequence[Any]) -> Symbol:
     elif op == "logaddexp":
         gap = e("abs", e("subtract", ids[0], ids[1]))
         tail = e("log", e("add", e("exp", builder.scaled(gap, -1.0)), builder.constant(1.0)))
-        found = e("softplus", ids[1 - ids.index(z)]) if (z := _zero(builder, ids)) is not None else e(
-            "add", e("maximum", ids[0], ids[1]), tail
+        found = (
+            e("softplus", ids[1 - ids.index(z)])
+            if (z := _zero(builder, ids)) is not None
+            else e("add", e("maximum", ids[0], ids[1]), tail)
         )
     elif op == "tan":
         found = builder.divide(e("sin", ids[0]), e("cos", ids[0]))
@@ -373,13 +377,22 @@ def _reduce(b: Builder, kind: str, x: Any, axis: Any = None, keepdims: Any = Fal
     return Symbol(b, b.reduce(kind, x.id, _axes(x.ndim, axis), keep), _dtype(x))
 
 
-def _mean(b: Builder, x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False, **_: Any) -> Symbol:
+def _mean(
+    b: Builder, x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False, **_: Any
+) -> Symbol:
     count = math.prod(x.shape[a] for a in _axes(x.ndim, axis))
     return Symbol(b, b.scaled(_reduce(b, "add", x, axis, keepdims).id, 1 / count), _dtype(x))
 
 
 def _var(
-    b: Builder, x: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: int = 0, keepdims: Any = False, **_: Any
+    b: Builder,
+    x: Any,
+    axis: Any = None,
+    dtype: Any = None,
+    out: Any = None,
+    ddof: int = 0,
+    keepdims: Any = False,
+    **_: Any,
 ) -> Symbol:
     count = math.prod(x.shape[a] for a in _axes(x.ndim, axis))
     centred = x - _mean(b, x, axis, keepdims=True)
@@ -392,7 +405,9 @@ def _std(b: Builder, x: Any, axis: Any = None, *args: Any, **kwargs: Any) -> Sym
 
 
 def _reducer(kind: str) -> Callable[..., Symbol]:
-    def reduce(b: Builder, x: Any, axis: Any = None, *, dtype: Any = None, out: Any = None, keepdims: Any = False, **_: Any) -> Symbol:
+    def reduce(
+        b: Builder, x: Any, axis: Any = None, *, dtype: Any = None, out: Any = None, keepdims: Any = False, **_: Any
+    ) -> Symbol:
         if out is not None:
             raise BeyondOffline("a reduction into an existing array")
         return _reduce(b, kind, x, axis, keepdims)

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Arity = Literal["unary", "matmul", "bias", "norm", "binary", "reduce", "layout", "scale", "residual", "gated", "attention"]
+Arity = Literal[
+    "unary", "matmul", "bias", "norm", "binary", "reduce", "layout", "scale", "residual", "gated", "attention"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,22 @@ DTYPES = {
     "float8_e4m3": "float8_e4m3", "fp8": "float8_e4m3", "float8": "float8_e4m3",
 }  # fmt: skip
 DTYPE = re.compile(rf"(?<!\w)({'|'.join(sorted(map(re.escape, DTYPES), key=len, reverse=True))})(?!\w)", re.IGNORECASE)
-BAD_DTYPE = re.compile(r"(?<!\w)(float64|fp64|f64|double precision|int4|int8|int16|int32|int64|uint8|complex64)(?!\w)", re.IGNORECASE)
+BAD_DTYPE = re.compile(
+    r"(?<!\w)(float64|fp64|f64|double precision|int4|int8|int16|int32|int64|uint8|complex64)(?!\w)", re.IGNORECASE
+)
 
-TARGET = re.compile(r"(?<!\w)(trn|trainium|inf|inferentia)\s*-?\s*(\d+)(?:\.[\w.]+)?(?!\w)|(?<!\w)(gen[234])(?!\w)", re.IGNORECASE)
-TARGETS = {"trn1": "trn1", "trn2": "trn2", "trn3": "trn3", "inf2": "trn1", "gen2": "trn1", "gen3": "trn2", "gen4": "trn3"}
+TARGET = re.compile(
+    r"(?<!\w)(trn|trainium|inf|inferentia)\s*-?\s*(\d+)(?:\.[\w.]+)?(?!\w)|(?<!\w)(gen[234])(?!\w)", re.IGNORECASE
+)
+TARGETS = {
+    "trn1": "trn1",
+    "trn2": "trn2",
+    "trn3": "trn3",
+    "inf2": "trn1",
+    "gen2": "trn1",
+    "gen3": "trn2",
+    "gen4": "trn3",
+}
 FOREIGN_TARGET = re.compile(
     r"(?<!\w)(?:for|on|target(?:ing)?)\s+(?:an?\s+|the\s+)?"
     r"((?:nvidia\s+|amd\s+|google\s+)?(?:h100|a100|b200|h200|v100|rtx\s*\d+|mi\d+x?|tpu(?:\s*v\d\w*)?|gpus?|cuda|cpu|rocm|metal))(?!\w)",
@@ -127,4 +141,7 @@ GOALS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("speedup", rf"{NUMBER}\s*(?:x|×|times|-fold)\s*(?:faster|speed-?\s?up|as fast)"),
     )
 )  # fmt: skip
-VAGUE_GOAL = re.compile(r"as fast as possible|fastest(?: possible)?|maximum (?:speed|performance)|(?:very |really )?fast(?!\w)", re.IGNORECASE)
+VAGUE_GOAL = re.compile(
+    r"as fast as possible|fastest(?: possible)?|maximum (?:speed|performance)|(?:very |really )?fast(?!\w)",
+    re.IGNORECASE,
+)

@@ -122,6 +122,7 @@ MEANINGS: dict[str, str] = {
     "KW-REDUCE-INIT": "a register start value without load_reduce, or load_reduce without it",
     "KW-REDUCE-OP": "a missing or impossible operator for the accumulator registers",
     "KW-REGISTER-FROZEN": "a loop's own register written",
+    "KW-REMOVED": "a tool of Beta 1 that the current namespace no longer has",
     "KW-REPLICA-GROUP": "ranks that don't form a replica group",
     "KW-RESHAPE": "a reshape that changes the number of elements",
     "KW-RESHAPE-PARTITION": "a reshape that changes the partition dimension",

@@ -133,7 +133,9 @@ class Tensor:
 
     def __bool__(self) -> bool:
         core = context.find()
-        fix = "use a predicate instruction (nl.where, affine_select, tensor_copy_predicated); test `is None` for absence"
+        fix = (
+            "use a predicate instruction (nl.where, affine_select, tensor_copy_predicated); test `is None` for absence"
+        )
         message = f"the truth value of tensor {self!r} isn't known while the kernel is built"
         if core is None or core.launch.dialect != "nki" or core.options.strict:
             context.fail("KW-TENSOR-TRUTH", message, fix=fix)

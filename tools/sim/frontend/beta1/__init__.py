@@ -88,7 +88,12 @@ def build() -> dict[str, ModuleType]:
     neuron_isa = make(f"{top}.isa.neuron_isa", "Instructions.", **instructions.INSTRUCTIONS)
     annotation = common.Annotation()
     typing = make(
-        f"{top}.typing", "Annotations.", tensor=annotation, mutable_tensor=annotation, mutable=annotation, scalar=annotation
+        f"{top}.typing",
+        "Annotations.",
+        tensor=annotation,
+        mutable_tensor=annotation,
+        mutable=annotation,
+        scalar=annotation,
     )
     compiler = _compiler()
     nki = make(

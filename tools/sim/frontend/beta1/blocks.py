@@ -191,7 +191,9 @@ class BlockTensor:
                 operand=self.name,
                 fix="index block dimensions with integers, in a loop",
             )
-        if rest and not all(isinstance(k, slice) and k in (slice(None), slice(0, n)) for k, n in zip(rest, self.store.tile_shape)):
+        if rest and not all(
+            isinstance(k, slice) and k in (slice(None), slice(0, n)) for k, n in zip(rest, self.store.tile_shape)
+        ):
             context.fail(
                 "KW-BLOCK-INDEX",
                 f"a subscript of {self!r} leaves block dimensions in front of the partition dimension "
@@ -211,7 +213,10 @@ class BlockTensor:
         elif isinstance(value, BlockTensor):
             if value.blocks != target.blocks:
                 context.fail(
-                    "KW-SHAPE-MISMATCH", f"{value!r} can't be assigned to {target!r}", found=list(value.shape), limit=list(target.shape)
+                    "KW-SHAPE-MISMATCH",
+                    f"{value!r} can't be assigned to {target!r}",
+                    found=list(value.shape),
+                    limit=list(target.shape),
                 )
             for mine, theirs in zip(target.tiles(), value.tiles()):
                 if mine is not theirs:

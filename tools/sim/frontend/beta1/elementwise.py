@@ -112,9 +112,7 @@ def _ones(core: Core, dtype: DType, partitions: int) -> Tensor:
 # -- two operands ------------------------------------------------------------------------------------------------------
 
 
-def binary(
-    name: str, x: Any, y: Any, dtype: Any = None, mask: Any = None, engine: Any = None, api: str = ""
-) -> Any:
+def binary(name: str, x: Any, y: Any, dtype: Any = None, mask: Any = None, engine: Any = None, api: str = "") -> Any:
     """`x name y` elementwise, with NumPy broadcasting; at least one operand is a tile."""
     core = begin()
     x_tile, y_tile = isinstance(x, Tensor), isinstance(y, Tensor)
@@ -489,8 +487,7 @@ def where(condition: Any, x: Any, y: Any, *, dtype: Any = None, mask: Any = None
     core = begin()
     chosen = tile_of(condition, "condition", "nl.where")
     shape = tuple(
-        int(n)
-        for n in np.broadcast_shapes(chosen.shape, *(v.shape for v in (x, y) if isinstance(v, Tensor)))
+        int(n) for n in np.broadcast_shapes(chosen.shape, *(v.shape for v in (x, y) if isinstance(v, Tensor)))
     )
     values = [v for v in (x, y) if isinstance(v, Tensor)] or [x, y]
     kind = result_type(dtype, *(values if len(values) == 1 else (x, y)))
@@ -547,5 +544,3 @@ def static_cast(input_data: Any, dtype: Any) -> Any:
     kind = dtype_of(dtype)
     array = np.asarray(input_data).astype(kind.storage)
     return array[()] if array.ndim == 0 else array
-
-

@@ -39,7 +39,9 @@ class Index:
     __slots__ = ("_bounds", "_column", "_row", "offset", "shape", "steps", "values")
     __array_ufunc__ = None
 
-    def __init__(self, offset: int, shape: tuple[int, ...], steps: tuple[int, ...], values: Values | None = None) -> None:
+    def __init__(
+        self, offset: int, shape: tuple[int, ...], steps: tuple[int, ...], values: Values | None = None
+    ) -> None:
         self.offset = offset
         self.shape = shape
         self.steps = steps
@@ -357,7 +359,9 @@ class Grid(tuple[Index, ...]):
     def __getattr__(self, name: str) -> Index:
         if name in self.NAMES and self.NAMES.index(name) < len(self):
             return self[self.NAMES.index(name)]
-        raise AttributeError(f"a grid of {len(self)} axes has no axis {name!r}; it has {', '.join(self.NAMES[: len(self)])}")
+        raise AttributeError(
+            f"a grid of {len(self)} axes has no axis {name!r}; it has {', '.join(self.NAMES[: len(self)])}"
+        )
 
 
 class GridMaker:

@@ -167,9 +167,7 @@ def memset(shape: Any, value: Any, dtype: Any, *, mask: Any = None, engine: Any 
     kind = dtype_of(dtype)
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
-    return defer(
-        core, sizes, kind, lambda dst: vector.memset(dst, value, engine), explicit=True, chooser=chooser
-    )
+    return defer(core, sizes, kind, lambda dst: vector.memset(dst, value, engine), explicit=True, chooser=chooser)
 
 
 def tensor_tensor(
@@ -379,9 +377,7 @@ def bn_stats(data: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -
     """Six statistics a partition: count, mean, variance*count of even, then of odd elements."""
     unknown("nisa.bn_stats", kwargs)
     core, read, shape, kind, rows = _per_row("nisa.bn_stats", data, mask, dtype, 6)
-    return defer(
-        core, shape, kind, lambda dst: vector.bn_stats(dst, read), explicit=dtype is not None, chooser=rows
-    )
+    return defer(core, shape, kind, lambda dst: vector.bn_stats(dst, read), explicit=dtype is not None, chooser=rows)
 
 
 def bn_aggr(data: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
@@ -711,9 +707,7 @@ def affine_select(
         data = in_sbuf(core, read)
         gpsimd.affine_select(dst, pattern, steps[0], data, float(on_false_value), comparison, offset)
 
-    return defer(
-        core, tile.shape, kind, select_affine, spaces=SBUF_ONLY, explicit=dtype is not None, chooser=chooser
-    )
+    return defer(core, tile.shape, kind, select_affine, spaces=SBUF_ONLY, explicit=dtype is not None, chooser=chooser)
 
 
 def tensor_partition_reduce(op: Any, data: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
@@ -879,12 +873,12 @@ def nc_matmul(
 
     def accumulate(dst: Any) -> None:
         buffer = dst.buffer
-        started = buffer.groups is not None and (dst.offset, dst.shape, dst.strides, dst.dtype.itemsize) in buffer.groups
+        started = (
+            buffer.groups is not None and (dst.offset, dst.shape, dst.strides, dst.dtype.itemsize) in buffer.groups
+        )
         pe.nc_matmul(dst, a, b, accumulate=True if buffer.from_data and not started else None, **options)
 
-    return defer(
-        core, shape, kind, emit, space="psum", spaces=PSUM_ONLY, chooser=out, accumulate=accumulate
-    )
+    return defer(core, shape, kind, emit, space="psum", spaces=PSUM_ONLY, chooser=out, accumulate=accumulate)
 
 
 def matmul(x: Any, y: Any, *, transpose_x: bool = False, mask: Any = None, **kwargs: Any) -> Any:
@@ -960,7 +954,8 @@ def nc_transpose(data: Any, *, mask: Any = None, dtype: Any = None, engine: Any 
     p, f = tile.shape[0], prod(tile.shape[1:])
     chosen = engine.value if isinstance(engine, engines) else engine
     on_vector = chosen is Engine.VECTOR or (
-        chosen in (None, Engine.UNKNOWN) and (max(p, f) <= 32 or (not is_empty(chooser) and read.buffer.space == "psum"))
+        chosen in (None, Engine.UNKNOWN)
+        and (max(p, f) <= 32 or (not is_empty(chooser) and read.buffer.space == "psum"))
     )
     turned = None if chooser is None else chooser[::-1]
     if dtype is not None and dtype_of(dtype) is not tile.dtype:
@@ -1036,4 +1031,3 @@ INSTRUCTIONS: dict[str, Any] = {
     )
 } | {"tensor_copy_dynamic_src": tensor_copy_dynamic_src, "get_nc_version": control.get_nc_version}
 """Every instruction of `nki.isa`, by name."""
-

@@ -47,9 +47,7 @@ def _unary(name: str) -> OpHandle:
 
 
 def _reducing(name: str) -> OpHandle:
-    def call(
-        x: Any, axis: Any, *, dtype: Any = None, mask: Any = None, keepdims: bool = False, **kwargs: Any
-    ) -> Any:
+    def call(x: Any, axis: Any, *, dtype: Any = None, mask: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
         unknown(f"nl.{name}", kwargs)
         return elementwise.reduce(name, x, axis, dtype=dtype, mask=mask, keepdims=keepdims)
 

@@ -89,7 +89,11 @@ class Mask:
     def __bool__(self) -> bool:
         frame = sys._getframe(1)
         core = context.find()
-        if dis.opname[frame.f_code.co_code[frame.f_lasti]] == _VALUE_AND and core is not None and not core.options.strict:
+        if (
+            dis.opname[frame.f_code.co_code[frame.f_lasti]] == _VALUE_AND
+            and core is not None
+            and not core.options.strict
+        ):
             context.warn(
                 "KW-MASK-AND",
                 "masks are joined with `and`, which keeps only the last of them",

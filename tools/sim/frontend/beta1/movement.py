@@ -283,7 +283,9 @@ def dma_transpose(
     unknown("nisa.dma_transpose", kwargs)
     core = begin()
     data = tile_of(src, "src", "nisa.dma_transpose")
-    order = tuple(int(a) for a in axes) if axes is not None else {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}.get(data.ndim)
+    order = (
+        tuple(int(a) for a in axes) if axes is not None else {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}.get(data.ndim)
+    )
     if order is None or len(order) != data.ndim:
         context.fail(
             "KW-DMA-TRANSPOSE-AXES",
@@ -341,5 +343,8 @@ def unknown(api: str, kwargs: dict[str, Any]) -> None:
     for extra in kwargs:
         if extra != "name":
             context.fail(
-                "KW-ARGUMENT", f"{api} has no argument {extra!r}", operand=extra, fix="remove it; see the Beta-1 API reference"
+                "KW-ARGUMENT",
+                f"{api} has no argument {extra!r}",
+                operand=extra,
+                fix="remove it; see the Beta-1 API reference",
             )
