@@ -715,7 +715,8 @@ class NKIObject:
     """Base of classes used inside kernels.
 
     A class without an `__init__` of its own takes its annotated names, positionally or by keyword; defaults come from the
-    class body. `__post_init__` runs afterwards. Objects of one class are equal when their attributes are.
+    class body, and a name without either stays unset until the kernel sets it. `__post_init__` runs afterwards. Objects of
+    one class are equal when their attributes are.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -727,17 +728,21 @@ class NKIObject:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
         names = _annotated(cls)
-        if len(args) > len(names):
-            raise TypeError(f"{cls.__name__}() takes {len(names)} arguments but {len(args)} were given")
         given = dict(zip(names, args))
-        for key, value in kwargs.items():
-            if key not in names or key in given:
-                raise TypeError(f"{cls.__name__}() got an unexpected argument {key!r}")
-            given[key] = value
+        wrong = [k for k in kwargs if k not in names or k in given]
+        if len(args) > len(names) or wrong:
+            context.fail(
+                "KW-ARGUMENT",
+                f"{cls.__name__}() can't be called with {len(args)} values" + (f" and {wrong[0]!r}" if wrong else ""),
+                found=wrong[0] if wrong else len(args),
+                limit=", ".join(names),
+                fix=f"its arguments are {', '.join(names)}",
+            )
+        given.update(kwargs)
         for name in names:
-            if name not in given:
-                given[name] = _default(cls, name)
-            object.__setattr__(self, name, given[name])
+            value = given[name] if name in given else _default(cls, name)
+            if value is not dataclasses.MISSING:
+                object.__setattr__(self, name, value)
         after = getattr(self, "__post_init__", None)
         if after is not None:
             after()
@@ -771,8 +776,6 @@ def _default(cls: type, name: str) -> Any:
     default = getattr(cls, "__dataclass_fields__", {}).get(name, getattr(cls, name, dataclasses.MISSING))
     if isinstance(default, dataclasses.Field):
         default = default.default_factory() if callable(default.default_factory) else default.default
-    if default is dataclasses.MISSING:
-        raise TypeError(f"{cls.__name__}() misses the argument {name!r}")
     return default
 
 
@@ -810,8 +813,11 @@ def removed(name: str) -> Callable[..., NoReturn]:
     """A stand-in for a Beta-1 tool that the current namespace no longer has."""
 
     def call(*args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError(
-            f"nki.{name} was removed in NKI 0.2; use nki.simulate(kernel)(...) or `kernelwright simulate`"
+        context.fail(
+            "KW-REMOVED",
+            f"nki.{name} was removed in NKI 0.2",
+            found=name,
+            fix="run the kernel with nki.simulate(kernel)(...) or `kernelwright simulate`; that also times it",
         )
 
     call.__name__ = name
