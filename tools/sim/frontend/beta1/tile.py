@@ -128,7 +128,9 @@ class Tile(Tensor):
                 plain = False
             elif kind is not int and kind is not LoopIndex:
                 advanced = False
-                if kind is not slice and kind is not DynSlice and k is not Ellipsis and not isinstance(k, int):
+                if kind is bool or (
+                    kind is not slice and kind is not DynSlice and k is not Ellipsis and not isinstance(k, int)
+                ):
                     return self._special(key)
         if plain:
             for k, n in zip(key, self.shape):
@@ -216,7 +218,14 @@ class Tile(Tensor):
     def _rectangle(self, first: Index, second: Index) -> Tile:
         """`tile[i_p, i_f]`, the usual subscript: a column of partitions and a row of elements."""
         a, b = first.shape, second.shape
-        if len(a) != 2 or len(b) != 2 or a[1] != 1 or b[0] != 1 or first.values is not None or second.values is not None:
+        if (
+            len(a) != 2
+            or len(b) != 2
+            or a[1] != 1
+            or b[0] != 1
+            or first.values is not None
+            or second.values is not None
+        ):
             return self._affine((first, second))
         n, m = self.shape
         low, high = first._bounds or first.bounds
@@ -296,7 +305,7 @@ class Tile(Tensor):
 
     def _special(self, key: tuple[Any, ...]) -> Tile:
         """Subscripts other than integers, slices and affine indices."""
-        if any(isinstance(k, Mask) for k in key):
+        if any(isinstance(k, Mask | bool | np.bool_) for k in key):
             return self._operand_mask(key)
         if any(isinstance(k, Tensor | DynamicIndex) for k in key):
             return self._dynamic(key)
@@ -1063,9 +1072,7 @@ def _direct(target: Tile, value: ResultTile) -> bool:
         target.shape[0] != value.shape[0] or prod(target.shape) != prod(value.shape) or work.chooser is not None
     ):
         return False
-    return not (
-        work.explicit and target.dtype is not value.dtype and value.dtype.itemsize < target.dtype.itemsize
-    )
+    return not (work.explicit and target.dtype is not value.dtype and value.dtype.itemsize < target.dtype.itemsize)
 
 
 def _operate(name: str, x: Any, y: Any) -> Any:
