@@ -1044,14 +1044,22 @@ def same_view(a: Tensor, b: Tensor) -> bool:
 def assign(target: Tile, value: Any) -> None:
     """`target[...] = value`."""
     core = context.current()
-    if type(value) is ResultTile and value.work is not None and core.deferred is value and _direct(target, value):
-        value.issue_into(target)
-        return
+    chooser: Chooser = None
+    if type(value) is ResultTile and value.work is not None and core.deferred is value:
+        if _direct(target, value):
+            value.issue_into(target)
+            return
+        # the instruction can't write there itself: what its mask left out isn't copied either
+        chooser = value.work.chooser
     begin()
     if isinstance(value, Tensor) and type(target) is Tile and same_view(target, value):
         return
     from tools.sim.frontend.beta1 import movement
 
+    if is_empty(chooser):
+        return
+    if chooser is not None and target.shape == value.shape:
+        target, value = apart(target, chooser), apart(value, chooser)
     movement.move(target, value)
 
 
