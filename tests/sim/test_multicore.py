@@ -247,3 +247,11 @@ def kernel(x):
     result = run(body, x)
     assert np.array_equal(result.outputs[0], x)
     assert "KW-RACE-SHARED" in [d.code for d in result.diagnostics]
+
+
+def test_a_barrier_on_private_data_still_waits():
+    body = EXCHANGE.replace("BARRIER", "nisa.core_barrier(t, (0, 1))")
+    x = rng.standard_normal((2, 8, 4)).astype(np.float32)
+    result = run(body, x)
+    assert np.array_equal(result.outputs[0], x[::-1])
+    assert [d.code for d in result.findings] == ["KW-BARRIER-DATA"]

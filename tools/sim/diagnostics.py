@@ -23,6 +23,7 @@ MEANINGS: dict[str, str] = {
     "KW-ARGUMENTS": "the kernel can't be called with the arguments given",
     "KW-ASSIGN": "`tensor[...] = value` in a dialect without it",
     "KW-BARRIER-CORES": "core_barrier over other cores than (0, 1)",
+    "KW-BARRIER-DATA": "a barrier on data that the other core doesn't see",
     "KW-BITWISE-DTYPE": "a bitwise operator on a tile that isn't an integer",
     "KW-BLOCK-INDEX": "block dimensions in front of the partition dimension aren't indexed away",
     "KW-BN-STATS-SIZE": "bn_stats over more elements than one instruction takes",

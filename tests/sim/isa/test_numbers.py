@@ -221,3 +221,9 @@ def test_reduce_result_wins_over_dst_when_they_alias():
         (1, 8),
     )
     assert got[0].tolist() == [28, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_result_type_may_be_named_if_it_is_the_one_of_dst():
+    x = np.ones((4, 4), np.float32)
+    assert one("nisa.tensor_copy(dst, x, dtype=nl.bfloat16)", {"x": x}, (4, 4), "bfloat16")[0, 0] == 1
+    refused("nisa.tensor_copy(dst, x, dtype=nl.float16)", {"x": x}, {"dst": ((4, 4), "bfloat16")}, "KW-ARGUMENT")

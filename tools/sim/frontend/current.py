@@ -68,12 +68,20 @@ def _issued(function: Callable[..., None]) -> Callable[..., Instruction]:
         try:
             function(*args, **kwargs)
         except TypeError as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise
+            if not _result_type_given(args, kwargs):
                 _wrong_arguments(function, error)
-            raise
+            call(*args, **{k: v for k, v in kwargs.items() if k != "dtype"})
         return _HANDLE
 
     return call
+
+
+def _result_type_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call names the result's type, as early 0.2 kernels do; it must be the type that dst has."""
+    dst = kwargs.get("dst", args[0] if args else None)
+    return "dtype" in kwargs and isinstance(dst, Tensor) and dst.dtype == kwargs["dtype"]
 
 
 def _wrong_arguments(function: Callable[..., None], error: TypeError) -> NoReturn:

@@ -179,13 +179,13 @@ def core_barrier(data: Tensor, cores: Any, engine: Any = None, name: str | None 
             fix="pass (0, 1)",
         )
     if data.space != "shared_hbm":
-        context.fail(
-            "KW-PLACEMENT",
-            f"{api}: data lies in {data.space.upper()}; only shared HBM is seen by both cores",
+        context.warn(
+            "KW-BARRIER-DATA",
+            f"{api}: data lies in {data.space.upper()}, which the other core doesn't see",
             operand="data",
             found=data.space,
             limit="shared_hbm",
-            fix="allocate it with buffer=nl.shared_hbm",
+            fix="name the tensor in shared HBM that the cores exchange",
         )
     unit = pick_engine(engine, CORE_BARRIER.engines, api=api)
     team = core.team
@@ -205,4 +205,5 @@ def core_barrier(data: Tensor, cores: Any, engine: Any = None, name: str | None 
                 update=True,
             )
 
-    team.meet(core, (api, data.buffer.id), core.mates, (data, core.here(), unit), finish, f"core_barrier({data!r})")
+    shared = data.buffer.id if data.space == "shared_hbm" else -1
+    team.meet(core, (api, shared), core.mates, (data, core.here(), unit), finish, f"core_barrier({data!r})")

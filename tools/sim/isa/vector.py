@@ -59,24 +59,14 @@ def TENSOR_COPY(outs: Outs, ins: Outs, through_float: bool = False) -> None:
     dst.write(shaped(values, dst.shape))
 
 
-def tensor_copy(dst: Tensor, src: Tensor, engine: Any = None, name: str | None = None, dtype: Any = None) -> None:
+def tensor_copy(dst: Tensor, src: Tensor, engine: Any = None, name: str | None = None) -> None:
     """Copy a tile within SBUF/PSUM, casting to dst's type.
 
     Args:
         dst, src: tiles [P, F...] with equal P and equal elements per partition.
         engine: Vector (default), Scalar or GpSimd; GpSimd can't access PSUM. Scalar copies go through float32 on trn1.
-        dtype: 0.2 spelling; must be dst's type.
     """
     dst = on_chip(dst, "dst", api="tensor_copy")
-    if dtype is not None and dst.dtype != dtype:
-        context.fail(
-            "KW-DTYPE",
-            f"tensor_copy: dtype={dtype} but dst is {dst.dtype}",
-            operand="dtype",
-            found=str(dtype),
-            limit=str(dst.dtype),
-            fix="drop dtype: the result has dst's type",
-        )
     src = on_chip(src, "src", api="tensor_copy")
     p = same_partitions(("dst", dst), ("src", src), api="tensor_copy")
     n = same_free(("dst", dst), ("src", src), api="tensor_copy")
