@@ -81,7 +81,7 @@ class SimResult:
     @property
     def latency_us(self) -> float:
         """Simulated time from the first DMA trigger to the end of the last DMA, microseconds."""
-        return float(self.timeline.latency_ns) / 1000.0
+        return float(self.timeline.latency_us)
 
 
 def simulate(
