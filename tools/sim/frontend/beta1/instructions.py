@@ -888,8 +888,7 @@ def matmul(x: Any, y: Any, *, transpose_x: bool = False, mask: Any = None, **kwa
     a, b = tile_of(x, "x", "nl.matmul"), tile_of(y, "y", "nl.matmul")
     a, b = in_sbuf(core, a), in_sbuf(core, b)
     if not transpose_x:
-        turned = new_tile(core, (prod(a.shape[1:]), a.shape[0]), _psum_type(core, a.dtype), "psum")
-        _transpose(core, turned, a, None)
+        turned = turn(core, a)
         held = new_tile(core, turned.shape, a.dtype)
         vector.tensor_copy(held, turned)
         a = held
@@ -919,6 +918,13 @@ def _transpose(core: Core, dst: Any, data: Tile, engine: Any) -> None:
         aux=f,
         flags=common_flags(dst, data) | Flag.TRANSPOSE | (Flag.FP32 if data.dtype.itemsize == 4 else 0),
     )
+
+
+def turn(core: Core, data: Tile) -> Tile:
+    """`data` transposed by the Tensor Engine, as a new PSUM tile."""
+    turned = new_tile(core, (prod(data.shape[1:]), data.shape[0]), _psum_type(core, data.dtype), "psum")
+    _transpose(core, turned, data, engines.tensor)
+    return turned
 
 
 def _transpose_on_vector(dst: Any, data: Tile) -> None:

@@ -186,11 +186,32 @@ def load_transpose2d(src: Any, *, mask: Any = None, dtype: Any = None, **kwargs:
         core,
         (data.shape[1], data.shape[0]),
         kind,
-        lambda dst: dma.dma_transpose(dst, read),
+        lambda dst: _load_transposed(core, dst, read),
         spaces=SBUF_ONLY,
         explicit=dtype is not None,
         chooser=chooser[::-1] if chooser is not None else None,
     )
+
+
+def _load_transposed(core: Core, dst: Tile, read: Tile) -> None:
+    """Load `read` and turn it over on the Tensor Engine, block by block, as the compiler does (device matmul counts).
+
+    What the Tensor Engine has no transpose for goes through the DMA engines.
+    """
+    from tools.sim.frontend.beta1.instructions import turn
+
+    if read.buffer.on_chip or read.dtype.is_integer or read.dtype.itemsize not in (2, 4):
+        dma.dma_transpose(dst, read)
+        return
+    limit = core.machine.partitions
+    height, width = read.shape
+    for row in range(0, height, limit):
+        down = min(row + limit, height)
+        held = new_tile(core, (down - row, width), read.dtype)
+        dma.dma_copy(held, read[row:down, :])
+        for column in range(0, width, limit):
+            right = min(column + limit, width)
+            vector.tensor_copy(dst[column:right, row:down], turn(core, held[:, column:right]))
 
 
 def store(dst: Any, value: Any, *, mask: Any = None, **kwargs: Any) -> None:

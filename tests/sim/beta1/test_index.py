@@ -1,0 +1,179 @@
+"""Index algebra agrees with NumPy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.sim.beta1.run import run
+from tools.sim import KernelError
+from tools.sim.frontend.beta1.index import Index, arange, mgrid
+from tools.sim.frontend.beta1.mask import EMPTY, Mask, resolve
+
+SMALL = st.integers(-5, 5)
+
+
+@st.composite
+def expressions(draw: st.DrawFn) -> tuple[Index, np.ndarray]:
+    """An index expression over a 4x6 grid and what NumPy makes of the same expression."""
+    p, f = mgrid[0:4, 0:6]
+    q, g = np.mgrid[0:4, 0:6]
+    a, b, c = draw(SMALL), draw(SMALL), draw(SMALL)
+    index, values = a * p + b * f + c, a * q + b * g + c
+    for _ in range(draw(st.integers(0, 2))):
+        operation, operand = draw(st.sampled_from("+-*/%")), draw(st.integers(1, 4))
+        if operation == "+":
+            index, values = index + operand, values + operand
+        elif operation == "-":
+            index, values = operand - index, operand - values
+        elif operation == "*":
+            index, values = index * operand, values * operand
+        elif operation == "/":
+            index, values = index // operand, values // operand
+        else:
+            index, values = index % operand, values % operand
+    return index, values
+
+
+@given(expressions())
+def test_expressions_have_the_values_of_numpy(pair):
+    index, values = pair
+    assert np.array_equal(index.array(), values)
+    assert index.bounds == (values.min(), values.max())
+
+
+@given(expressions(), expressions(), st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), SMALL)
+def test_comparisons_have_the_truth_of_numpy(left, right, operator, bound):
+    compare = {
+        "<": lambda a, b: a < b,
+        "<=": lambda a, b: a <= b,
+        ">": lambda a, b: a > b,
+        ">=": lambda a, b: a >= b,
+        "==": lambda a, b: a == b,
+        "!=": lambda a, b: a != b,
+    }[operator]
+    mask = compare(left[0], bound) & compare(right[0], left[0])
+    truth = compare(left[1], bound) & compare(right[1], left[1])
+    assert np.array_equal(mask.array(), truth)
+    assert np.array_equal(chosen(mask, (4, 6)), truth)
+    assert np.array_equal((~mask).array(), ~truth)
+    assert np.array_equal((mask | compare(left[0], 1)).array(), truth | compare(left[1], 1))
+
+
+def chosen(mask: Mask, shape: tuple[int, ...]) -> np.ndarray:
+    """What a resolved mask leaves of a tile, as truth values."""
+    found = resolve(mask, shape)
+    if found is None:
+        return np.ones(shape, bool)
+    if isinstance(found, np.ndarray):
+        return found
+    truth = np.zeros(shape, bool)
+    if found != EMPTY:
+        truth[tuple(slice(*span) for span in found)] = True
+    return truth
+
+
+def test_bounds_along_single_axes_resolve_to_a_box():
+    p, f = arange(128)[:, None], arange(512)[None, :]
+    assert resolve((p + 64 < 100) & (f >= 12), (128, 512)) == ((0, 36), (12, 512))
+    assert resolve(p < 128, (128, 512)) is None
+    assert resolve(p > 500, (128, 512)) == EMPTY
+    assert resolve(p + f < 0, (128, 512)) == EMPTY
+    assert resolve(p + f < 10_000, (128, 512)) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_affine_subscripts_load_what_numpy_picks(data):
+    shape = data.draw(st.tuples(*[st.integers(3, 9)] * 3))
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    picks = []
+    keys = []
+    for n in shape:
+        kind = data.draw(st.sampled_from(["p", "f", "both", "int"]))
+        step = data.draw(st.integers(1, 2))
+        start = data.draw(st.integers(0, n - 1))
+        rows = {"p": 2, "both": 2}.get(kind, 1)
+        room = (n - 1 - start) // step + 1
+        if kind == "int" or room < rows:
+            picks.append(start)
+            keys.append(str(start))
+        elif kind == "both":
+            if n - 1 - start < 1 + 2:
+                picks.append(start)
+                keys.append(str(start))
+            else:
+                picks.append(start + np.arange(2)[:, None] + np.arange(3)[None, :])
+                keys.append(f"{start} + p + f")
+        elif kind == "p":
+            picks.append(start + step * np.arange(2)[:, None])
+            keys.append(f"{start} + {step} * p")
+        else:
+            width = min(3, room)
+            if width < 3:
+                picks.append(start)
+                keys.append(str(start))
+            else:
+                picks.append(start + step * np.arange(3)[None, :])
+                keys.append(f"{start} + {step} * f")
+    if all(isinstance(pick, int) for pick in picks):
+        return
+    expected = x[tuple(picks)]
+    result = run(
+        f"""
+        def kernel(x):
+            p, f = nl.arange(2)[:, None], nl.arange(3)[None, :]
+            out = nl.ndarray({expected.shape}, dtype=x.dtype, buffer=nl.shared_hbm)
+            nl.store(out, nl.load(x[{", ".join(keys)}]))
+            return out
+        """,
+        x,
+    )
+    assert np.array_equal(result.outputs[0], expected)
+
+
+@pytest.mark.parametrize("text", ["p // 2", "p % 3", "p * p", "(p + f) // 2"])
+def test_subscripts_that_are_not_affine_gather(text):
+    x = np.random.default_rng(0).standard_normal((64, 8), dtype=np.float32)
+    p, f = np.arange(6)[:, None], np.arange(8)[None, :]
+    result = run(
+        f"""
+        def kernel(x):
+            p, f = nl.arange(6)[:, None], nl.arange(8)[None, :]
+            out = nl.ndarray((6, 8), dtype=x.dtype, buffer=nl.shared_hbm)
+            tile = nl.load(x)
+            picked = nl.copy(nl.load(x[{text}, f]))
+            nl.store(out, picked)
+            return out
+        """,
+        x,
+    )
+    assert np.array_equal(result.outputs[0], x[eval(text, {"p": p, "f": f}), f])
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("nl.load(x[nl.arange(4), 0])", "KW-INDEX-1D"),
+        ("nl.load(x[nl.arange(4)[:, None], 0:8])", "KW-INDEX-MIX"),
+        ("nl.load(x[60 + nl.arange(8)[:, None], nl.arange(8)[None, :]])", "KW-OUT-OF-BOUNDS"),
+        ("1 if nl.arange(4)[:, None] < 2 else 0", "KW-INDEX-TRUTH"),
+        ("1 if nl.load(x) else 0", "KW-TENSOR-TRUTH"),
+        ("nl.ndarray((nl.par_dim(4),), dtype=nl.float32)", "KW-RANK"),
+        ("nl.zeros((4, 4), dtype=nl.float32, buffer=nl.hbm)", "KW-HBM-INIT"),
+        ("nl.ndarray((2, nl.par_dim(4), 4), dtype=nl.float32)[2]", "KW-OUT-OF-BOUNDS"),
+        ("nl.exp(nl.ndarray((2, nl.par_dim(4), 4), dtype=nl.float32))", "KW-BLOCK-INDEX"),
+        ("nl.exp(nl.load(x), mask=x)", "KW-MASK-EXPRESSION"),
+        ("nl.load(x, colour=1)", "KW-ARGUMENT"),
+        ("nl.affine_range(nl.load(x))", "KW-DYNAMIC-LOOP"),
+        ("nisa.iota(nl.arange(4)[:, None] // 2, dtype=nl.int32)", "KW-IOTA-EXPRESSION"),
+    ],
+)
+def test_what_the_tracer_refuses_is_named(body, code):
+    with pytest.raises(KernelError) as caught:
+        run(f"def kernel(x):\n    y = {body}\n    nl.store(x, nl.load(x))\n", np.zeros((64, 8), np.float32))
+    assert caught.value.diagnostic.code == code
+    assert caught.value.diagnostic.where is not None
+    assert caught.value.diagnostic.where.line == 8
