@@ -74,105 +74,113 @@ def peak_usage(trace: Trace) -> tuple[int, int, int]:
 
 
 class _Ring:
-    """One core's SBUF per partition: a ring of segments, each remembering the last tile that held it."""
+    """One core's SBUF per partition: a ring of segments, each remembering the last tile that held it.
+
+    Attributes:
+        starts: first byte of each segment, and the capacity as a sentinel.
+        holders: last tile of each segment, or -1.
+        until: last access of that tile, or -1; the sentinel is never in use.
+        next: where the search for space begins.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.starts = [0]
-        self.holders = [-1]
+        self.starts = [0, size]
+        self.holders = [-1, -1]
+        self.until = [-1, -1]
         self.next = 0
 
     def place(self, tile: int, size: int, now: int, last: list[int]) -> list[int] | None:
         """Give `tile` the longest-free space of `size` bytes; the tiles that held it, or None if nothing is
         free."""
-        if size > self.size:
-            return None
-        starts, holders = self.starts, self.holders
-        at, wrapped, travelled = self.next, False, 0
-        while travelled <= 2 * self.size:
-            if at + size > self.size:
-                if wrapped:
-                    return None
-                travelled += self.size - at
-                at, wrapped = 0, True
-            index = bisect_right(starts, at) - 1
-            blocked = -1
-            k = index
-            while k < len(starts) and starts[k] < at + size:
-                holder = holders[k]
-                if holder >= 0 and last[holder] >= now:
-                    blocked = k
+        starts, until = self.starts, self.until
+        room = self.size - size
+        for at in (self.next, 0):
+            if at > room:
+                continue
+            k = bisect_right(starts, at) - 1
+            while True:
+                if until[k] >= now:
+                    k += 1
+                    while until[k] >= now:
+                        k += 1
+                    at = starts[k]
+                    if at > room:
+                        break
                 k += 1
-            if blocked < 0:
-                return self.take(tile, at, size)
-            after = starts[blocked + 1] if blocked + 1 < len(starts) else self.size
-            travelled += after - at
-            at = after
+                if starts[k] >= at + size:
+                    return self.take(tile, at, size, last[tile])
         return None
 
-    def take(self, tile: int, at: int, size: int) -> list[int]:
-        """Let `tile` hold [at, at + size); returns the tiles that held any of it."""
-        starts, holders = self.starts, self.holders
+    def take(self, tile: int, at: int, size: int, until: int) -> list[int]:
+        """Let `tile` hold [at, at + size) for its last access at `until`; returns the tiles that held any of it."""
+        starts, holders, lives = self.starts, self.holders, self.until
         index = bisect_right(starts, at) - 1
-        stop = index
-        while stop < len(starts) and starts[stop] < at + size:
+        end = at + size
+        stop = index + 1
+        while starts[stop] < end:
             stop += 1
         before = [h for h in holders[index:stop] if h >= 0]
-        new_starts, new_holders = [], []
+        new_starts, new_holders, new_lives = [at], [tile], [until]
         if starts[index] < at:
-            new_starts.append(starts[index])
-            new_holders.append(holders[index])
-        new_starts.append(at)
-        new_holders.append(tile)
-        end = starts[stop] if stop < len(starts) else self.size
-        if at + size < end:
-            new_starts.append(at + size)
+            new_starts.insert(0, starts[index])
+            new_holders.insert(0, holders[index])
+            new_lives.insert(0, lives[index])
+        if end < starts[stop]:
+            new_starts.append(end)
             new_holders.append(holders[stop - 1])
+            new_lives.append(lives[stop - 1])
         starts[index:stop] = new_starts
         holders[index:stop] = new_holders
-        self.next = at + size
+        lives[index:stop] = new_lives
+        self.next = end
         return before
 
 
 class _Banks:
     """One core's PSUM: banks that are handed out whole, the longest free first; small tiles share one if
-    they must."""
+    they must. `until` is the last access of each bank's tiles, -1 for an empty bank."""
 
     def __init__(self, banks: int, bank_bytes: int) -> None:
         self.bank_bytes = bank_bytes
         self.holders: list[list[tuple[int, int]]] = [[] for _ in range(banks)]
-        self.taken_at = [-1] * banks
+        self.until = [-1] * banks
 
     def place(self, tile: int, size: int, now: int, last: list[int], bank: int | None = None) -> list[int] | None:
         """Give `tile` its banks; the tiles that held them before, or None if none is free."""
         need = -(-size // self.bank_bytes)
-        banks = len(self.holders)
-        live = [any(last[h] >= now for h, _ in held) for held in self.holders]
+        until = self.until
+        banks = len(until)
         if bank is not None:
-            return self._take(tile, size, range(bank, min(bank + max(need, 1), banks)), now)
-        best, age = -1, 1 << 62
-        for start in range(banks - need + 1):
-            if not any(live[start : start + need]):
-                newest = max((last[h] for b in range(start, start + need) for h, _ in self.holders[b]), default=-1)
+            return self._take(tile, size, range(bank, min(bank + max(need, 1), banks)), last[tile])
+        best, age = -1, now
+        if need == 1:
+            oldest = min(until)
+            if oldest < now:
+                best = until.index(oldest)
+        else:
+            for start in range(banks - need + 1):
+                newest = max(until[start : start + need])
                 if newest < age:
                     best, age = start, newest
         if best >= 0:
-            return self._take(tile, size, range(best, best + need), now)
+            return self._take(tile, size, range(best, best + need), last[tile])
         if need == 1:
             for index, held in enumerate(self.holders):
                 used = sum(s for h, s in held if last[h] >= now)
                 if used + size <= self.bank_bytes:
                     gone = [h for h, _ in held if last[h] < now]
                     self.holders[index] = [(h, s) for h, s in held if last[h] >= now] + [(tile, size)]
+                    until[index] = max(last[h] for h, _ in self.holders[index])
                     return gone
         return None
 
-    def _take(self, tile: int, size: int, banks: range, now: int) -> list[int]:
+    def _take(self, tile: int, size: int, banks: range, until: int) -> list[int]:
         before = [h for b in banks for h, _ in self.holders[b]]
         for b in banks:
             self.holders[b] = [(tile, min(size, self.bank_bytes))]
-            self.taken_at[b] = now
-        return list(dict.fromkeys(before))
+            self.until[b] = until
+        return list(dict.fromkeys(before)) if len(before) > 1 else before
 
 
 def displaced(trace: Trace, machine: Machine, ranges: LiveRanges | None = None) -> tuple[Ints, Ints]:
@@ -220,7 +228,7 @@ def _place(
             if at < 0:
                 before = ring.place(tile, need, now, ends)
             else:
-                before = ring.take(tile, at, need) if at + need <= capacity else None
+                before = ring.take(tile, at, need, ends[tile]) if at + need <= capacity else None
         else:
             before = psum.place(tile, need, now, ends, None if at < 0 else at // bank_bytes)
         for other in before or ():
