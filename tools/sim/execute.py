@@ -17,6 +17,7 @@ from tools.sim.errors import Diagnostic, KernelError, Severity, UnsupportedError
 from tools.sim.frontend.jit import JitKernel, default_target
 from tools.sim.frontend.loader import LoadedKernel
 from tools.sim.frontend.modules import tensor_class
+from tools.sim.frontend.rules import compiler_rules
 from tools.sim.instruction import Trace
 from tools.sim.machine import Machine, machine
 from tools.sim.races import RaceWatch
@@ -133,7 +134,18 @@ def simulate(
         dialect=loaded.dialect,
         grid=sizes,
     )
+    if strict:
+        _apply_compiler_rules(loaded, launch)
     return _Run(loaded, launch).execute(args, kwargs)
+
+
+def _apply_compiler_rules(loaded: LoadedKernel, launch: Launch) -> None:
+    """Stop at the first thing in the kernel's source that its compiler refuses; keep the warnings."""
+    for file, text in loaded.sources.items():
+        for finding in compiler_rules(text, file, loaded.dialect):
+            if finding.severity is Severity.ERROR:
+                raise KernelError(finding)
+            launch.diagnostics.append(finding)
 
 
 class _Run:
@@ -285,6 +297,19 @@ class _Run:
         if not isinstance(value, Tensor):
             return np.asarray(value)
         buffer = value.buffer
+        if (
+            self.launch.options.strict
+            and self.launch.dialect == "nki"
+            and buffer.role != "input"
+            and buffer.space != "shared_hbm"
+        ):
+            self._fault(
+                "KW-STRICT-OUTPUT",
+                f"output {index} lies in {value.space}; results must be in shared_hbm since 0.3",
+                found=value.space,
+                limit="shared_hbm",
+                fix="allocate the result with buffer=nl.shared_hbm",
+            )
         if buffer.on_chip and self.launch.dialect == "nki":
             self._fault(
                 "KW-OUTPUT-PLACEMENT",
@@ -298,13 +323,20 @@ class _Run:
         if buffer.pending:
             where = buffer.unwritten_in(value)
             if where is not None:
-                self._fault(
-                    "KW-OUTPUT-UNWRITTEN",
-                    f"output {index} ({buffer.name or 'unnamed'}, {'x'.join(map(str, buffer.shape))} {buffer.dtype}"
+                finding = Diagnostic(
+                    code="KW-OUTPUT-UNWRITTEN",
+                    message=f"output {index} ({buffer.name or 'unnamed'}, {'x'.join(map(str, buffer.shape))} {buffer.dtype}"
                     f"{self.launch.line_text(buffer.line)}) was never written at element {list(where)}",
+                    # Beta 1 refuses only outputs that nothing was stored to (err_tensor_output_not_written_to)
+                    severity=Severity.WARNING
+                    if self.launch.dialect != "nki" and buffer.written is not None and buffer.written.any()
+                    else Severity.ERROR,
                     found=list(where),
                     fix="store every element; check the loop bounds and the last partial tile",
                 )
+                if finding.severity is Severity.ERROR:
+                    raise KernelError(finding)
+                self.launch.diagnostics.append(finding)
         return value.view() if buffer.host is None else np.array(value.view())
 
     def _fault(self, code: str, message: str, *, found: Any = None, limit: Any = None, fix: str = "") -> None:

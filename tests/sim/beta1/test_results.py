@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.sim.beta1.run import opcodes, run
+from tools.sim import KernelError
 
 RNG = np.random.default_rng(7)
 X = RNG.standard_normal((128, 64), dtype=np.float32)
@@ -422,3 +423,18 @@ def test_masks_joined_with_and_are_named():
         X,
     )
     assert "KW-MASK-AND" in {d.code for d in result.diagnostics}
+
+
+def test_an_output_may_be_stored_in_part_but_not_at_all_is_refused():
+    source = """
+        def kernel(x, rows):
+            out = nl.ndarray((128, 64), dtype=x.dtype, buffer=nl.shared_hbm)
+            if rows:
+                nl.store(out[0:rows, :], nl.load(x[0:rows, :]))
+            return out
+        """
+    result = run(source, X, 5)
+    assert np.array_equal(result.outputs[0][:5], X[:5])
+    assert "KW-OUTPUT-UNWRITTEN" in {d.code for d in result.diagnostics}
+    with pytest.raises(KernelError, match="KW-OUTPUT-UNWRITTEN"):
+        run(source, X, 0)
