@@ -322,3 +322,20 @@ def test_a_tensor_as_condition_means_presence():
     assert [(d.code, str(d.severity)) for d in result.diagnostics] == [("KW-TENSOR-TRUTH", "warning")]
     with pytest.raises(KernelError, match="KW-TENSOR-TRUTH"):
         simulate(kernel, X, strict=True)
+
+
+def test_a_pattern_outside_may_be_made_but_not_used():
+    def kernel(x, use, skip):
+        t = nl.ndarray((16, 24), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.memset(t, 0.0)
+        v = t.ap([[24, 16], [1, 24]], offset=1)
+        if use == "engine":
+            nisa.tensor_scalar(v, v, nl.add, 1.0)
+        if use == "dma":
+            nisa.dma_copy(v, x, oob_mode=nisa.oob_mode.skip)
+        return x
+
+    simulate(kernel, X.copy(), "", False)
+    for use in ("engine", "dma"):
+        with pytest.raises(KernelError, match="KW-OUT-OF-BOUNDS"):
+            simulate(kernel, X.copy(), use, True)

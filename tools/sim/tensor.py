@@ -43,13 +43,36 @@ class Indirect:
 
 
 class Outside(Indirect):
-    """Marks a view that a dynamic offset put (partly) outside its tensor: only a DMA that skips may use it."""
+    """Marks a view that reaches outside its tensor: it may be made but not used, except by a DMA that skips.
 
-    __slots__ = ()
+    Attributes:
+        dynamic: a run-time offset put it there; only then a DMA may skip what doesn't exist.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("dynamic",)
+
+    def __init__(self, dynamic: bool) -> None:
         self.dim = 0
         self.row_stride = 0
+        self.dynamic = dynamic
+
+    def refuse(self, view: Tensor, what: str, operand: str) -> None:
+        """Stop the kernel because it uses such a view."""
+        total = view.buffer.partitions * view.buffer.row_bytes // view.dtype.itemsize
+        low = view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides) if s < 0)
+        high = view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides) if s > 0)
+        bad = high if high >= total else low
+        context.fail(
+            "KW-INDEX-BOUNDS" if self.dynamic else "KW-OUT-OF-BOUNDS",
+            f"{what} reaches element {bad} of {view.buffer.name or 'the tensor'} "
+            f"({'x'.join(map(str, view.buffer.shape))}), which has {total}",
+            operand=operand,
+            found=bad,
+            limit=total - 1,
+            fix="keep the offset in range, or move the data with dma_copy(oob_mode=nisa.oob_mode.skip)"
+            if self.dynamic
+            else "shrink the counts or the offset of the pattern",
+        )
 
 
 class Tensor:
@@ -154,6 +177,8 @@ class Tensor:
         view = self._view
         if view is None:
             buffer = self.buffer
+            if isinstance(self.indirect, Outside):
+                self.indirect.refuse(self, "this view", self.name)
             assert buffer.data is not None
             if buffer.storage.itemsize == buffer.dtype.itemsize:
                 storage, item = self.dtype.storage, self.dtype.itemsize
@@ -426,33 +451,14 @@ class Tensor:
         view = type(self)(
             self.buffer, tuple(n for _, n in steps), new, start, tuple(s for s, _ in steps), indirect or self.indirect
         )
-        if scalar_offset is None or view._inside():
-            view._require_bounds(".ap")
-        else:
-            view.indirect = Outside()
+        if view.indirect is None and not view._inside():
+            view.indirect = Outside(scalar_offset is not None)
         return view
 
     def _inside(self) -> bool:
         low = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides) if s < 0)
         high = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides) if s > 0)
         return low >= 0 and high < self.buffer.partitions * self.buffer.row_bytes // self.dtype.itemsize
-
-    def _require_bounds(self, what: str) -> None:
-        """Refuse a view that reaches outside its buffer."""
-        if self.indirect is not None:
-            return
-        low = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides) if s < 0)
-        high = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides) if s > 0)
-        total = self.buffer.partitions * self.buffer.row_bytes // self.dtype.itemsize
-        if low < 0 or high >= total:
-            context.fail(
-                "KW-OUT-OF-BOUNDS",
-                f"{what} of {self.buffer.name or 'the tensor'} reaches element {high if high >= total else low}, "
-                f"outside its {total} elements",
-                found=high if high >= total else low,
-                limit=total - 1,
-                fix="shrink the counts or the offset of the pattern",
-            )
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements under another shape; on chip the partition dimension must stay."""

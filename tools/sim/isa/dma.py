@@ -262,9 +262,9 @@ def dma_copy(
     if accumulate is not None:
         flags |= Flag.DMA_RMW
     skip = getattr(oob_mode, "name", oob_mode) == "skip"
-    if not skip:
-        inside(src, "src", api=api)
-        inside(dst, "dst", api=api)
+    for tile, label in ((src, "src"), (dst, "dst")):
+        if not skip or not (isinstance(tile.indirect, Outside) and tile.indirect.dynamic):
+            inside(tile, label, api=api)
     index = tuple(
         t.indirect.index for t in (src, dst) if t.indirect is not None and not isinstance(t.indirect, Outside)
     )

@@ -36,17 +36,9 @@ def tensor(value: Any, name: str, *, api: str) -> Tensor:
 
 
 def inside(tile: Tensor, name: str, *, api: str) -> None:
-    """Refuse a view that a dynamic offset put outside its tensor."""
+    """Refuse a view that reaches outside its tensor."""
     if isinstance(tile.indirect, Outside):
-        context.fail(
-            "KW-INDEX-BOUNDS",
-            f"{api}: the dynamic offset of {name} reaches outside {tile.name or 'the tensor'} "
-            f"({'x'.join(map(str, tile.buffer.shape))})",
-            operand=name,
-            found=tile.offset,
-            limit=f"0..{tile.buffer.partitions * tile.buffer.row_bytes // tile.dtype.itemsize - 1}",
-            fix="keep the offset in range, or move the data with dma_copy(oob_mode=nisa.oob_mode.skip)",
-        )
+        tile.indirect.refuse(tile, f"{api}: {name}", name)
 
 
 def on_chip(value: Any, name: str, *, api: str, sbuf_only: bool = False) -> Tensor:
