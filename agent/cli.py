@@ -240,6 +240,9 @@ def simulate(
 @app.command()
 def lint(
     file: Annotated[Path, typer.Argument(help="Kernel source.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Add the compiler's rules: the Python subset, spellings by version.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> int:
     """Check kernel source without running it. Exit status 1 when there are errors."""
@@ -247,7 +250,7 @@ def lint(
 
     source = read_file(file)
     with closing(default_bench()) as bench:
-        findings = list(bench.lint(source))
+        findings = list(bench.lint(source, strict))
     if as_json:
         print(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
     else:

@@ -33,8 +33,8 @@ class Bench:
     evaluate: Evaluate
     check_task: Callable[[Task], None]
     """Raises `RequestError` for a task that can't be judged."""
-    lint: Callable[[str], Sequence[Finding]] = lambda source: ()
-    """Findings about source that is not run."""
+    lint: Callable[..., Sequence[Finding]] = lambda source, strict=False: ()
+    """Findings about source that is not run; `strict` adds the compiler's rules."""
     trace: Trace | None = None
     """Operator graph of a reference, traced where foreign code may run; None: not offered."""
     interrupt: Callable[[], None] = lambda: None

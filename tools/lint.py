@@ -14,6 +14,7 @@ class LintArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = Field(max_length=200_000, description="Complete source of the kernel's module.")
+    strict: bool = Field(default=False, description="Add the compiler's rules: Python subset, spellings by version.")
 
 
 class LintResult(Frozen):
@@ -25,4 +26,4 @@ class LintResult(Frozen):
 def lint(args: LintArgs, *, worker: Worker | None = None) -> LintResult:
     """Check kernel source."""
     with borrowed(worker) as hired:
-        return LintResult(findings=hired.lint(args.source))
+        return LintResult(findings=hired.lint(args.source, args.strict))

@@ -27,7 +27,7 @@ from tools.sim.isa import enums, ops
 from tools.sim.isa.control import Register
 from tools.sim.machine import Machine, machine
 from tools.sim.memory import Buffer
-from tools.sim.tensor import Indirect, Tensor
+from tools.sim.tensor import Indirect, Outside, Tensor
 
 _ENUMS = {name: getattr(enums, name) for name in enums.__dict__ if isinstance(getattr(enums, name), type)}
 _DTYPES = dtypes.ALL
@@ -261,7 +261,7 @@ class _Recording(Core):
         """Id of a view; equal views share one."""
         if type(tensor) is not Tensor and not _is_plain(type(tensor)):
             raise _Opaque(f"it uses views that are no strided rectangle ({type(tensor).__name__})")
-        indirect = tensor.indirect
+        indirect = None if isinstance(tensor.indirect, Outside) else tensor.indirect
         at = -1 if indirect is None else self.tensor_id(indirect.index)
         key = (tensor.buffer.id, tensor.dtype.code, tensor.offset, at, tensor.shape, tensor.strides)
         found = self.tensor_ids.get(key)
@@ -588,7 +588,8 @@ class _Replay:
                 buffer.data.fill(memory.POISON_BYTE)  # what is read unwritten shall not happen to be zero
             index = None if indirect < 0 else Indirect(self.tensor(indirect), 0, row_stride)
             found = live[id] = Tensor(buffer, shape, _DTYPES[dtype], offset, strides, index)
-            found._require_bounds("a view")
+            if index is None and not found.is_inside():
+                found.indirect = Outside(dynamic=True)  # only a DMA that skips may use it; all else refuses
         elif indirect >= 0:
             self.tensor(indirect)
         return found

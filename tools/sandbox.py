@@ -109,9 +109,9 @@ class Worker:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def lint(self, source: str) -> tuple[Finding, ...]:
-        """Findings about kernel source that is not run."""
-        reply = self.run({"job": "lint", "source": source}, what="the check")
+    def lint(self, source: str, strict: bool = False) -> tuple[Finding, ...]:
+        """Findings about kernel source that is not run; `strict` adds the compiler's rules of its dialect."""
+        reply = self.run({"job": "lint", "source": source, "strict": strict}, what="the check")
         return tuple(Finding(**f) for f in reply.values["findings"])
 
     def record(

@@ -28,7 +28,9 @@ from tools.generate.errors import BeyondOffline
 from tools.generate.tracing import trace_reference
 from tools.sim import KernelError, LoadedKernel, UnsupportedError, load_source, machine, memory
 from tools.sim.errors import Diagnostic
+from tools.sim.frontend.loader import detect_dialect
 from tools.sim.frontend.modules import language_module
+from tools.sim.frontend.rules import compiler_rules
 
 FILENAME = "kernel.py"
 """What diagnostics and traces call the kernel's source."""
@@ -70,7 +72,11 @@ class _TooMuchTalk(BaseException):
 
 def lint(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
     """Findings about kernel source that is not run."""
-    return {"findings": [d.to_json() for d in source_rules.violations(job["source"], FILENAME)]}, ()
+    source = job["source"]
+    findings = list(source_rules.violations(source, FILENAME))
+    if job.get("strict"):
+        findings += compiler_rules(source, FILENAME, detect_dialect(source))
+    return {"findings": [d.to_json() for d in findings]}, ()
 
 
 def record(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:

@@ -451,11 +451,12 @@ class Tensor:
         view = type(self)(
             self.buffer, tuple(n for _, n in steps), new, start, tuple(s for s, _ in steps), indirect or self.indirect
         )
-        if view.indirect is None and not view._inside():
+        if view.indirect is None and not view.is_inside():
             view.indirect = Outside(scalar_offset is not None)
         return view
 
-    def _inside(self) -> bool:
+    def is_inside(self) -> bool:
+        """Whether every element lies in the storage."""
         low = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides) if s < 0)
         high = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides) if s > 0)
         return low >= 0 and high < self.buffer.partitions * self.buffer.row_bytes // self.dtype.itemsize
