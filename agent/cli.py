@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -43,8 +43,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-evals = typer.Typer(help="Run suites of requests and compare results.", no_args_is_help=True)
-app.add_typer(evals, name="eval")
 cli_profile.register(app)
 
 T = TypeVar("T")
@@ -283,24 +281,15 @@ def library(
     return OK
 
 
-@evals.command(name="run")
-def eval_run(
-    suite: Annotated[str, typer.Argument(help="Name of a suite in evals/suites, or a path.")],
-    policy: PolicyFlag = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the results as JSON Lines.")] = None,
-) -> int:
-    """Run a suite and print how many requests were solved."""
+@app.command(
+    name="eval", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def evals(context: typer.Context) -> int:
+    """Run suites of requests and compare results: run, list, compare, keep."""
     # The eval runner stands above the agent and imports it, so it is reached as a plug-in, by name.
-    return _eval_entry().run(suite, policy=policy, out=out)
-
-
-class _EvalEntry(Protocol):
-    def run(self, suite: str, *, policy: str | None, out: Path | None) -> int: ...
-
-
-def _eval_entry() -> _EvalEntry:
-    entry: _EvalEntry = importlib.import_module("evals.cli")
-    return entry
+    command = typer.main.get_command(importlib.import_module("evals.cli").app)
+    status = command.main(args=context.args, prog_name="kernelwright eval", standalone_mode=False)
+    return status if isinstance(status, int) else OK
 
 
 def budget_of(
