@@ -171,3 +171,90 @@ def test_a_numpy_file_is_a_specification(tmp_path: Path) -> None:
     file.write_text("def norm(x, g): return x * g\n")
     with pytest.raises(RequestError, match="no shape is known for 'g'"):
         task_from_reference(file, "norm", "x 3x4")
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("x squared plus y cubed, x 10x20, y 10x20", "'cubed'"),
+        ("x squared plus y squared, x 10x20, y 10x20", "'plus y squared'"),
+        ("mean squared error between x and y, 12x51 each", "'mean'"),
+        ("max along the last axis minus the mean, x 13x99", "'mean'"),
+        ("compute the mean of each row and subtract it, x 10x20", "'subtract it'"),
+        ("softmax of x 12x25, then frobnicate", "'frobnicate'"),
+        ("masked softmax of x 12x25", "'masked'"),
+        ("rmsnorm of x 10x20 + y", "'+ y'"),
+        ("x @ w, x 10x20, w 20x30, then clip to 0..1", "'clip'"),
+    ],
+)
+def test_a_part_that_is_not_understood_is_refused_and_never_left_out(text: str, quoted: str) -> None:
+    with pytest.raises(RequestError, match=r"--reference file\.py:function") as refused:
+        parse_request(text)
+    assert quoted.strip("'") in str(refused.value)
+
+
+def test_an_operator_beside_an_expression_is_refused() -> None:
+    with pytest.raises(RequestError, match="rmsnorm stands beside 'x@w'"):
+        parse_request("rmsnorm then x@w, x 10x20, w 20x30")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("please write me an efficient kernel that computes the softmax of each row of a 30x10 matrix, with minimum latency", {"x": (30, 10)}),
+        ("matmul + bias + gelu, x 12x25, w 25x51", {"x": (12, 25), "w": (25, 51), "b": (51,)}),
+        ("dot-product attention, q, k and v 8x128x64", {"q": (8, 128, 64), "k": (8, 128, 64), "v": (8, 128, 64)}),
+        ("silu(x@g)*(x@u), x 51x10, g and u 10x76", {"x": (51, 10), "g": (10, 76), "u": (10, 76)}),
+        ("L2 normalise each row of x 30x76", {"x": (30, 76)}),
+        ("softmax of x 12x25, max performance", {"x": (12, 25)}),
+        ("x divided by 8 then softmax, x 10x20", {"x": (10, 20)}),
+    ],
+)  # fmt: skip
+def test_plain_ways_to_ask_are_understood(text: str, expected: dict[str, tuple[int, ...]]) -> None:
+    assert shapes(parse_request(text)) == expected
+    assert list(shapes(parse_request(text))) == list(expected)
+
+
+def test_steps_follow_an_expression() -> None:
+    out, (x, y) = result(parse_request("x + y then softmax, x 30x15, y 15"))
+    exps = np.exp(x + y - (x + y).max(-1, keepdims=True))
+    np.testing.assert_allclose(out, exps / exps.sum(-1, keepdims=True), rtol=1e-5)
+    out, (x, w, v) = result(parse_request("relu(x @ w) followed by a matmul; x 3x4, w 4x5, v 5x6"))
+    np.testing.assert_allclose(out, np.maximum(x @ w, 0) @ v, rtol=1e-5)
+
+
+def test_sum_of_squares() -> None:
+    out, (x,) = result(parse_request("sum of squares per row of a 77x100 fp32 array"))
+    np.testing.assert_allclose(out, (x * x).sum(-1), rtol=1e-5)
+
+
+def test_a_beside_b_is_a_name_and_its_transposition_counts() -> None:
+    out, (a, b) = result(parse_request("multiply a.T by b, a is 25x25, b is 25x25"))
+    np.testing.assert_allclose(out, a.T * b)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("softmax x -4x256", "-4x256 is negative"),
+        ("softmax x 128x256 int3", "int3 isn't offered"),
+        ("multiply a 30x20 by b 20x45", "say 'matmul' for a matrix product"),
+    ],
+)
+def test_wrong_shapes_and_types_are_named(text: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        parse_request(text)
+
+
+def test_operators_follow_earlier_changes() -> None:
+    task = parse_request("layernorm of 200 x 76 in bf16 for trn2")
+    for change in ("make it work for 333 rows", "now for trn3", "then add a gelu"):
+        changed = revise(task, change)
+        assert changed is not None
+        task = changed
+    assert (task.name, task.target, shapes(task)) == ("layernorm-gelu", "trn3", {"x": (333, 76)})
+    out, _ = result(task)
+    assert out.shape == (333, 76)
+    assert "np.tanh" in task.reference.source
+    with pytest.raises(RequestError, match="masked"):
+        revise(task, "then a masked softmax")

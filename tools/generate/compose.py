@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +38,7 @@ FUNCTIONS = {
 POSITIVE_INPUT = ("log", "sqrt", "rsqrt", "reciprocal")
 REDUCTIONS = {
     "row_sum": "np.sum({x}, axis=-1)", "row_mean": "np.mean({x}, axis=-1)", "row_max": "np.max({x}, axis=-1)",
-    "row_min": "np.min({x}, axis=-1)", "row_var": "np.var({x}, axis=-1)", "column_sum": "np.sum({x}, axis=0)",
+    "row_sum_of_squares": "np.sum({x} * {x}, axis=-1)", "row_min": "np.min({x}, axis=-1)", "row_var": "np.var({x}, axis=-1)", "column_sum": "np.sum({x}, axis=0)",
 }  # fmt: skip
 BINARY = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _CALLABLE = {
@@ -116,8 +117,11 @@ def parse_expression(text: str) -> ast.expr | None:
             node, ast.Name | ast.UnaryOp | ast.operator | ast.unaryop | ast.Load | ast.Add | ast.MatMult
         ):
             return None
-    has_name = any(isinstance(n, ast.Name) for n in ast.walk(tree))
-    return tree if useful and has_name else None
+    called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    names = [n.id.lower() for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called]
+    if _CALLABLE.intersection(names):
+        return None  # `matmul + bias + gelu` is a list of steps
+    return tree if useful and names else None
 
 
 def compose(request: Request) -> Composition:
@@ -127,8 +131,27 @@ def compose(request: Request) -> Composition:
         RequestError: shapes are missing or don't fit together.
     """
     if request.expression:
-        return _Expression(request).compose()
+        return _behind(request, _Expression(request).compose())
     return _Pipeline(request).compose()
+
+
+def _behind(request: Request, made: Composition) -> Composition:
+    """Apply the operators of `x + y, then softmax` to the expression's result."""
+    behind = request.behind_expression()
+    for mention in request.mentions:
+        described = mention.word.key in made.ops or mention.word.arity in ("bias", "binary", "scale", "residual")
+        if mention not in behind and not described:
+            name = mention.word.key.replace("_", " ")
+            raise RequestError(
+                f"{name} stands beside {request.expression!r}, but not in it: make it part of the expression, or say "
+                f"'{request.expression}, then {name}' if it follows."
+            )
+    return _Pipeline(request).go_on(made, behind) if behind else made
+
+
+def extend(made: Composition, said: Request) -> Composition:
+    """Apply the operators that a follow-up names to what has been made."""
+    return _Pipeline(said).go_on(made, said.mentions)
 
 
 class _Pipeline:
@@ -153,6 +176,27 @@ class _Pipeline:
                 for mention in list(request.mentions):
                     if mention in request.mentions:
                         self._apply(mention)
+        self._all_used()
+        self._names_transposed()
+        return self.made
+
+    def go_on(self, made: Composition, mentions: Sequence[Mention]) -> Composition:
+        """Apply operators to what an expression has made."""
+        if not made.shape:
+            raise RequestError(
+                "the shape of the result isn't known, so nothing can follow it: write all of it as one expression, or give "
+                "a NumPy reference with --reference file.py:function."
+            )
+        self.made = made
+        self.free = [t for t in self.free if t.name and t.name not in made.parameters]
+        if not made.value.isidentifier():
+            self._line("start", made.value)
+        for mention in mentions:
+            self._apply(mention)
+        self._all_used()
+        return made
+
+    def _all_used(self) -> None:
         if self.free:
             left = self.free[0]
             label = f"{left.name} " if left.name else ""
@@ -160,8 +204,6 @@ class _Pipeline:
                 f"the tensor {label}{_show(left.shape)} isn't used by {' then '.join(self.made.ops)}, which has come to "
                 f"{_show(self.made.shape)}: drop it, change its shape, or name the operator that takes it."
             )
-        self._names_transposed()
-        return self.made
 
     def _names_transposed(self) -> None:
         unknown = (
@@ -453,7 +495,8 @@ class _Pipeline:
         if not fits:
             if self.free:
                 raise RequestError(
-                    f"the shapes contradict each other: {key} of {_show(made.shape)} and {_show(self.free[0].shape)}; make them equal or broadcastable."
+                    f"the shapes contradict each other: {key} of {_show(made.shape)} and {_show(self.free[0].shape)}; make them equal or broadcastable"
+                    + ("; say 'matmul' for a matrix product." if key == "multiply" else ".")
                 )
             other = self._parameter("y", made.shape)
         else:
@@ -535,8 +578,8 @@ class _Expression:
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Name) and id(node) not in called and node.id not in names and node.id != "pi":
                 names.append(node.id)
-        text_order = {n: request.expression.index(n) for n in names}
-        names.sort(key=lambda n: text_order[n])
+        in_text = re.findall(r"[A-Za-z_]\w*", request.expression)
+        names.sort(key=in_text.index)
         known = {t.name: t for t in request.tensors if t.name}
         loose = [t for t in request.tensors if not t.name]
         for name in names:
@@ -550,7 +593,7 @@ class _Expression:
             made.parameters[name] = tensor.shape
             made.dtypes[name] = tensor.dtype
         unused = [t for t in request.tensors if t.name and t.name.lower() not in {n.lower() for n in names}]
-        if unused:
+        if unused and not request.behind_expression():
             raise RequestError(
                 f"the tensor {unused[0].name} {_show(unused[0].shape)} doesn't appear in {request.expression!r}: drop it or use it."
             )

@@ -57,10 +57,19 @@ class Request:
     rows: int = 0
     columns: int = 0
     expression: str = ""
+    expression_end: int = 0
+    """Where the expression ends in `words`; operators behind it apply to its result."""
     transposed: set[str] = field(default_factory=set)
     """Tensors (or `weights`) that are to be transposed."""
     words: str = ""
     """The text with everything above blanked out except operators."""
+
+    def behind_expression(self) -> list[Mention]:
+        """Operators that the text applies to the expression's result: `x + y, then softmax`."""
+        if not self.expression:
+            return []
+        then = re.search(r"\b(?:then|followed by)\b", self.words[self.expression_end :], re.IGNORECASE)
+        return [m for m in self.mentions if then and m.start >= self.expression_end + then.end()]
 
 
 _DIM = r"\d[\d_]*k?"
@@ -75,7 +84,7 @@ _TYPE = r"(?:(?:bf16|bfloat16|fp16|float16|fp32|float32|f32|f16|half|fp8|float8(
 _NAMED = re.compile(rf"(?<![\w.])([a-z]\w*){_LINK}({_TYPE}){_LINK}({_SHAPE})\s*({_TYPE})", re.IGNORECASE)
 _ALONE = re.compile(rf"(?<![\w.])({_TYPE})({_SHAPE})(?![\w])\s*({_TYPE})", re.IGNORECASE)
 _VECTOR = re.compile(
-    rf"(?<![\w.])([a-z]\w*)\s*(?:[:=]|\bof (?:length|size)\b|\bhas\b|\bis\b|\bof\b)?\s*(?:length |size )?({_DIM})(?![\w.%]|\s*(?:x|×|\*|by)\s*\d)",
+    rf"(?<![\w.])([a-z]\w*)(?=[\s:=])\s*(?:[:=]|\bof (?:length|size)\b|\bhas\b|\bis\b|\bof\b)?\s*(?:length |size )?({_DIM})(?![\w.%]|\s*(?:x|×|\*|by)\s*\d)",
     re.IGNORECASE,
 )
 _NOT_NAMES = {
@@ -148,7 +157,7 @@ def read(text: str) -> Request:
     rest = _read_goal(found, rest)
     rest = _read_types(found, rest)
     rest = _read_transposed(found, rest)
-    found.expression, rest = _read_expression(rest)
+    rest = _read_expression(found, rest)
     rest = _read_tensors(found, rest)
     found.words = rest
     found.mentions = _without_tensor_names(_read_mentions(rest), found.tensors)
@@ -229,7 +238,7 @@ def _read_types(found: Request, rest: str) -> str:
 def _read_transposed(found: Request, rest: str) -> str:
     for match in list(_TRANSPOSED.finditer(rest)):
         name = (match[1] or match[2] or match[3]).lower()
-        if name in ("the", "and", "a", "then"):
+        if name in ("the", "and", "a", "then") and not re.search(r"[.^]T|ᵀ", match[0]):
             continue
         found.transposed.add("weights" if name in ("weight", "weights", "right") else name)
         keep = match[1] if match[1] else ""
@@ -245,12 +254,12 @@ def _read_transposed(found: Request, rest: str) -> str:
     return rest
 
 
-def _read_expression(rest: str) -> tuple[str, str]:
+def _read_expression(found: Request, rest: str) -> str:
     """A Python expression inside the request, such as `gelu(x @ w + b)`."""
     from tools.generate.compose import parse_expression
 
     pieces = re.split(
-        r"(;|,(?![^()\[\]]*[)\]])|\b(?:with|where|for|compute|calculate|kernel|evaluates?|returns?|write|fused?)\b|:(?!\w))",
+        r"(;|,(?![^()\[\]]*[)\]])|\b(?:with|where|for|compute|calculate|kernel|evaluates?|returns?|write|fused?|then|followed by)\b|:(?!\w))",
         rest,
         flags=re.IGNORECASE,
     )
@@ -260,24 +269,31 @@ def _read_expression(rest: str) -> tuple[str, str]:
         body = re.sub(r"^\s*[a-z]\w*\s*=\s*", "", body, flags=re.IGNORECASE)
         if parse_expression(body.strip()) is not None:
             start = at + piece.index(body.strip())
-            return body.strip(), _blank(rest, start, start + len(body.strip()))
+            found.expression, found.expression_end = body.strip(), start + len(body.strip())
+            return _blank(rest, start, found.expression_end)
         at += len(piece)
-    return "", rest
+    return rest
 
 
 def _read_tensors(found: Request, rest: str) -> str:
     spans: list[tuple[int, int]] = []
+    pair = re.search(r"(?<!\w)b(?!\w)", rest, re.IGNORECASE)  # beside a `b`, `a` is a name and not the article
     for match in _NAMED.finditer(rest):
         name = match[1]
-        if name.lower() in _NOT_NAMES and name != "x":
+        if name.lower() in _NOT_NAMES and name != "x" and not (name.lower() == "a" and pair):
             continue
         dtype = _dtype(match[2]) or _dtype(match[4])
+        for other in _sharing(rest[: match.start()]):
+            found.tensors.append(NamedTensor(other[0], _shape(match[3]), dtype, other.start()))
+            spans.append(other.span())
         found.tensors.append(NamedTensor(name, _shape(match[3]), dtype, match.start()))
         keep = len(name) if name.lower() in _OPERATOR_NAMES else 0
         spans.append((match.start() + keep, match.end()))
     for start, end in spans:
         rest = _blank(rest, start, end)
     for match in list(_ALONE.finditer(rest)):
+        if re.search(r"(?:^|[\s(\[,])[-\u2212]$", rest[: match.start()]):
+            raise RequestError(f"a size in -{match[0].strip()} is negative: give sizes of 1 or more.")
         found.tensors.append(NamedTensor("", _shape(match[2]), _dtype(match[1]) or _dtype(match[3]), match.start()))
         rest = _blank(rest, match.start(), match.end())
     for pattern, name in ((_ROWS, "rows"), (_COLUMNS, "columns")):
@@ -309,6 +325,15 @@ def _read_tensors(found: Request, rest: str) -> str:
                 f"{tensor.name or 'a tensor'} has a size of 0 in {tensor.shape}: give sizes of 1 or more."
             )
     return rest
+
+
+def _sharing(before: str) -> list[re.Match[str]]:
+    """The further names of `g and u 1024x768` or `q, k and v 8x1024x64`, which share one shape."""
+    listed = re.search(r"(?<![\w.])([a-z]\w?(?:\s*,\s*[a-z]\w?)*)\s*,?\s+(?:and|&)\s+$", before, re.IGNORECASE)
+    if listed is None:
+        return []
+    names = re.compile(r"(?<!\w)[a-z]\w?(?!\w)", re.IGNORECASE).finditer(before, listed.start(1), listed.end(1))
+    return [n for n in names if n[0].lower() not in _NOT_NAMES - {"x", "a", "k"}]
 
 
 def _read_mentions(rest: str) -> list[Mention]:

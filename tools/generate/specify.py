@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.generate.compose import Composition, compose
+from tools.generate.compose import Composition, compose, extend
 from tools.generate.request import NamedTensor, Request, foreign_operator, read
+from tools.generate.understood import check_understood
 from tools.task import Goal, Reference, Target, Task, TensorSpec, Tolerance
 from tools.task_errors import RequestError
 
@@ -67,6 +68,7 @@ def parse_request(text: str) -> Task:
         raise RequestError(
             f"requests in words don't cover {foreign!r}: give a NumPy reference with --reference file.py:function."
         )
+    check_understood(request)
     made = compose(request)
     return _task(text, request, made)
 
@@ -223,13 +225,34 @@ def _with_operators(task: Task, said: Request, text: str) -> Task | None:
         or not re.search(r"\b(?:then|add|also|followed|append|plus|with|fuse)\b", text, re.IGNORECASE)
     ):
         return None
-    try:
-        again = parse_request(f"{task.request} then {text.strip()}")
-    except RequestError:
-        if any(m.word.arity in ("unary", "norm", "bias", "residual") for m in said.mentions):
-            raise
-        return None
+    check_understood(said)
+    made = extend(_composition(task), said)
+    again = _task(f"{task.request}; {text.strip()}", said, made)
     return again.model_copy(update={"target": said.target or task.target, "goal": said.goal or task.goal})
+
+
+def _composition(task: Task) -> Composition:
+    """The reference of a task in words, taken apart again so that it can grow."""
+    from tools.generate.tracing import trace_reference
+
+    specs = [{"name": s.name, "shape": s.shape, "dtype": s.dtype} for s in task.inputs]
+    graph = trace_reference(task.reference.source, task.reference.function, specs)
+    (function,) = (n for n in ast.parse(task.reference.source).body if isinstance(n, ast.FunctionDef))
+    steps = [ast.unparse(n) for n in function.body[1:-1]]
+    end = function.body[-1]
+    assert isinstance(end, ast.Return), "as Composition.source writes it"
+    assert end.value is not None, "as Composition.source writes it"
+    if len(graph["outputs"]) > 1:
+        raise RequestError("the kernel has several results, so nothing can follow it: ask for a new kernel instead.")
+    return Composition(
+        parameters={s.name: s.shape for s in task.inputs},
+        dtypes={s.name: s.dtype for s in task.inputs},
+        lines=[step for step in steps if ".astype(" not in step],
+        value=ast.unparse(end.value),
+        shape=tuple(graph["nodes"][graph["outputs"][0]]["shape"]),
+        ops=task.name.split("-"),
+        positive=task.inputs[0].distribution == "positive",
+    )
 
 
 def _revised_inputs(task: Task, said: Request) -> tuple[TensorSpec, ...]:

@@ -52,6 +52,7 @@ WORDS: tuple[Word, ...] = (
     _word("swiglu", "gated", r"(?:swi[\s-]?glu)(?: (?:mlp|ffn|block|feed[- ]forward))?"),
     _word("matmul", "matmul", r"(?:multiply (?:the |two )?matrices|mat[\s_-]?mul(?:s|tiply)?|matrix[\s-]+(?:matrix[\s-]+)?(?:multipl\w+|product)|gemm|mm|linear(?: layer| projection)?|dense(?: layer)?|(?:fully[- ]connected(?: layer)?)|projection|matrix[\s-]vector product|gemv)"),
     _word("column_sum", "reduce", rf"(?:column[- ]?(?:wise )?sums?|sums?\s+(?:over|along|of|across)\s+(?:the\s+)?{_COLUMN})"),
+    _word("row_sum_of_squares", "reduce", rf"(?:row[- ]?(?:wise )?)?(?:sums? of (?:the )?square[sd]?(?: values| elements)?|sums? of squared (?:values|elements)|sums? squares)(?: {_OVER})?"),
     _reduction("sum", r"sums?"),
     _reduction("mean", r"(?:mean|average)s?"),
     _reduction("max", r"(?:max(?:imum|ima)?)"),
@@ -82,7 +83,7 @@ WORDS: tuple[Word, ...] = (
     _word("scale", "scale", r"(?:scal(?:e|ed|ing)(?: by)?|multipl(?:y|ied|ying) by|times)(?=[\s,;.]|$)"),
     _word("subtract", "binary", r"(?:subtract(?:ion|ing)?|(?:element[- ]?wise )?difference|minus)"),
     _word("multiply", "binary", r"(?:(?:element[- ]?wise |hadamard )(?:product|multipl\w+)|multipl(?:y|ication))"),
-    _word("divide", "binary", r"(?:(?:element[- ]?wise )?(?:divide|division|quotient))"),
+    _word("divide", "binary", r"(?:(?:element[- ]?wise )?(?:divided?|dividing|division|quotient))"),
     _word("maximum", "binary", r"(?:element[- ]?wise )(?:max|maximum)"),
     _word("minimum", "binary", r"(?:element[- ]?wise )(?:min|minimum)"),
     _word("add", "binary", r"(?:(?:element[- ]?wise |vector |tensor |matrix )?(?:add(?:ition|ing|s)?|sum of)|plus)"),
@@ -105,7 +106,8 @@ DTYPES = {
 }  # fmt: skip
 DTYPE = re.compile(rf"(?<!\w)({'|'.join(sorted(map(re.escape, DTYPES), key=len, reverse=True))})(?!\w)", re.IGNORECASE)
 BAD_DTYPE = re.compile(
-    r"(?<!\w)(float64|fp64|f64|double precision|int4|int8|int16|int32|int64|uint8|complex64)(?!\w)", re.IGNORECASE
+    r"(?<!\w)(float64|fp64|f64|double(?: precision)?|u?int\d+|complex\d+|bool(?:ean)?|float(?!8|16|32)\d+|fp(?!8|16|32)\d+|bf(?!16)\d+)(?!\w)",
+    re.IGNORECASE,
 )
 
 TARGET = re.compile(

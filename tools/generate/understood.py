@@ -1,0 +1,95 @@
+"""Refuses a request of which a part was not understood, rather than computing something else without saying so."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from tools.generate.request import Mention, Request
+from tools.task_errors import RequestError
+
+_WAY_OUT = (
+    "say it in other words, as an expression such as relu(x @ w + b), or give a NumPy reference with "
+    "--reference file.py:function."
+)
+_PRAISE = (
+    r"(?!\s+(?:performance|speed|throughput|latency|time|efficiency|bandwidth|utili[sz]ation|(?:rel|abs)\w*\s+error))"
+)
+_ARITHMETIC = re.compile(
+    r"(?<![\w.-])("
+    r"cube[ds]?|cube root|roots?|squares?|squared|raised to|to the power|pow|modulo|remainder|round(?:ed|ing)?|floor|"
+    r"ceil(?:ing)?|sign|clip(?:ped|ping)?|clamp(?:ed|ing)?|threshold(?:ed|ing)?|masked|causal|median|std|"
+    r"(?:standard )?deviation|norms?|normali[sz]e|normali[sz]ing|normali[sz]ation|(?:squared|absolute|mean) error|mse|mae|rmse|"
+    r"(?<!without )loss(?! of)|distances?|similarity|entropy|divergence|outer|products?|cumulative|cum(?:sum|prod|max|min)|"
+    r"reversed?|flip(?:ped)?|roll(?:ed)?|concat(?:enat\w+)?|diagonal|elu|selu|celu|glu|geglu|reglu|prelu|"
+    r"hard[- ]?(?:tanh|sigmoid|swish)|relu6|softsign|softmin|log2|log10|log1p|expm1|exp2|arc(?:sin|cos|tan)|asin|acos|atan|"
+    r"tan|sinh|cosh|ratio|plus|minus|divided|subtracted|multiplied|(?:sums?|means?|averages?|max(?:imum)?|min(?:imum)?|"
+    rf"variances?)(?<!on average)(?<!at max)(?<!at min){_PRAISE}"
+    r")(?![\w-])",
+    re.IGNORECASE,
+)
+"""Words that ask for arithmetic; one that no operator has taken would be left out of the kernel."""
+_NEXT = re.compile(
+    r"\b(?:then|followed by)\s+(?:(?:apply|do|take|use|an?|the)\s+)*([a-z][\w-]*)\s*(?=[,;.:]|$|\bthen\b|\bfollowed\b|\bof\b)",
+    re.IGNORECASE,
+)
+_NO_OPERATION = ("please", "stop", "store", "save", "return", "write", "now", "done", "it", "that", "then", "again")
+_SYMBOL = re.compile(
+    r"(?:(?<![\w.])([a-z]\w*)|\))\s*(?:\*\*?|[+/@^]|(?<=\s)-(?=\s))\s*(?:([a-z]\w*)|\d|\()", re.IGNORECASE
+)
+_STEP = re.compile(r"[,;:]|\b(?:then|followed|and|finally|after|next|with)\b", re.IGNORECASE)
+_TAKEN = "\0"
+
+
+def check_understood(request: Request) -> None:
+    """Every word that asks for arithmetic must have become part of the reference.
+
+    Raises:
+        RequestError: one has not; the sentence quotes it.
+    """
+    left = _left_over(request)
+    if any(m.word.arity == "attention" for m in request.mentions):
+        left = re.sub(r"dot[- ]products?", " ", left, flags=re.IGNORECASE)
+    names = {t.name.lower() for t in request.tensors if t.name}
+    found = next((m for m in _ARITHMETIC.finditer(left) if m[0].lower() not in names), None)
+    if found is not None:
+        raise RequestError(f"{found[1]!r} isn't understood here: {_WAY_OUT}")
+    step = next((m for m in _NEXT.finditer(left) if m[1].lower() not in {*names, *_NO_OPERATION}), None)
+    if step is not None:
+        raise RequestError(f"the step {step[1]!r} isn't known: {_WAY_OUT}")
+    for symbol in _SYMBOL.finditer(left):
+        if any(side and (len(side) <= 2 or side.lower() in names) for side in symbol.groups()):
+            raise RequestError(f"{symbol[0].strip()!r} isn't understood among words: {_WAY_OUT}")
+    if not request.expression:
+        _check_operands(request)
+
+
+def _left_over(request: Request) -> str:
+    left = request.words
+    for mention in request.mentions:
+        left = left[: mention.start] + _TAKEN * (mention.end - mention.start) + left[mention.end :]
+    return left
+
+
+def _check_operands(request: Request) -> None:
+    """`exp of x plus exp of y` combines two results, which a chain of operators can't say."""
+    in_text = sorted(request.mentions, key=lambda m: m.start)
+    for mention in in_text:
+        pronoun = re.match(r"\s+(?:it|them|that|this|those)(?!\w)", request.words[mention.end :])
+        if mention.word.arity == "binary" and mention.number is None and pronoun:
+            raise RequestError(
+                f"{(request.words[mention.start : mention.end] + pronoun[0]).strip()!r} isn't understood, because it takes "
+                f"up an earlier result: {_WAY_OUT}"
+            )
+    for mention, after in pairwise(in_text):
+        if mention.word.arity == "binary" and mention.number is None and _takes_operand(after):
+            gap = request.words[mention.end : after.start]
+            if not _STEP.search(gap):
+                raise RequestError(
+                    f"{request.words[mention.start : after.end].strip()!r} isn't understood, because it combines two "
+                    f"results: {_WAY_OUT}"
+                )
+
+
+def _takes_operand(mention: Mention) -> bool:
+    return mention.word.arity in ("unary", "reduce", "norm", "matmul", "gated")
