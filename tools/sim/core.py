@@ -121,7 +121,7 @@ class Core:
         self._rows = self.builder.rows
         self._operands = self.builder.operand_rows
         self._files = launch.files
-        self._lines = self.builder.line_ids
+        self._places: dict[tuple[int, int], Place] = {}
         self._limit = launch.options.max_instructions * 11
         self.constants: dict[Any, Tensor] = {}
         self.tensor_class: type[Tensor] = Tensor
@@ -146,13 +146,22 @@ class Core:
         frame: FrameType | None = sys._getframe(2)
         files = self._files
         while frame is not None:
-            file = frame.f_code.co_filename
-            if file in files:
-                key = (file, frame.f_lineno)
-                found = self._lines.get(key)
-                return found if found is not None else self.builder.line_id(*key)
+            code = frame.f_code
+            if code.co_filename in files:
+                found = self._places.get((id(code), frame.f_lasti))
+                return found.line_id if found is not None else self._place(frame).line_id
             frame = frame.f_back
         return -1
+
+    def _place(self, frame: FrameType) -> Place:
+        """The position of a kernel frame, remembered: CPython decodes a function's line table from its start each time.
+
+        Holding the code keeps its identity from being used again.
+        """
+        code, line, lasti = frame.f_code, frame.f_lineno, frame.f_lasti
+        made = Place(self.builder.line_id(code.co_filename, line), code, line, lasti)
+        self._places[id(code), lasti] = made
+        return made
 
     def here(self) -> Place | None:
         """The kernel source position that is executing, to blame for an instruction that is issued later."""
@@ -161,10 +170,8 @@ class Core:
         while frame is not None:
             code = frame.f_code
             if code.co_filename in files:
-                line = frame.f_lineno
-                key = (code.co_filename, line)
-                found = self._lines.get(key)
-                return Place(found if found is not None else self.builder.line_id(*key), code, line, frame.f_lasti)
+                found = self._places.get((id(code), frame.f_lasti))
+                return found if found is not None else self._place(frame)
             frame = frame.f_back
         return None
 

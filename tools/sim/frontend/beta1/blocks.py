@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tools.sim import context
 from tools.sim.core import Core
 from tools.sim.dtypes import DType
-from tools.sim.frontend.beta1.index import Index
+from tools.sim.frontend.beta1.index import Index, LoopIndex
 from tools.sim.frontend.beta1.promotion import dtype_of
 from tools.sim.frontend.beta1.tile import Tile, assign
 
@@ -20,10 +20,25 @@ Placer = Callable[[tuple[int, ...]], tuple[int, int] | None]
 """Gives the (partition, byte) address of a block, or None when the allocator decides."""
 
 
-class TileStore:
-    """The tiles of one block tensor, by running number."""
+_KNOWN_VIEWS = 2048
+"""Subscripts that a block tensor remembers."""
+_PLAIN_KINDS: dict[tuple[type, ...], bool] = {}
+"""Whether subscripts of these types mean the same view whenever they are equal (and can be looked up)."""
 
-    __slots__ = ("blocks", "core", "dtype", "fill", "name", "placer", "space", "tile_shape", "tiles")
+
+def _plain(kinds: tuple[type, ...]) -> bool:
+    found = _PLAIN_KINDS.get(kinds)
+    if found is None:
+        if len(_PLAIN_KINDS) > 4096:
+            _PLAIN_KINDS.clear()
+        found = _PLAIN_KINDS[kinds] = Index in kinds and all(k in (int, LoopIndex, Index) for k in kinds)
+    return found
+
+
+class TileStore:
+    """The tiles of one block tensor, by running number; `views` are parts of them that were asked for, by subscript."""
+
+    __slots__ = ("blocks", "core", "dtype", "fill", "name", "placer", "space", "tile_shape", "tiles", "views")
 
     def __init__(
         self,
@@ -45,6 +60,7 @@ class TileStore:
         self.placer = placer
         self.fill = fill
         self.tiles: dict[int, Tile] = {}
+        self.views: dict[Any, Tile] = {}
 
     def tile(self, at: int) -> Tile:
         """Tile number `at`, allocated now if need be."""
@@ -145,13 +161,20 @@ class BlockTensor:
     def __getitem__(self, key: Any) -> Any:
         if type(key) is not tuple:
             key = tuple(key) if isinstance(key, tuple) else (key,)
+        store = self.store
+        views = None
+        if self.numbers is None and _plain(tuple(map(type, key))):
+            views = store.views
+            found = views.get(key)
+            if found is not None:
+                return found
         blocks = self.blocks
         count = len(blocks)
         if len(key) < count:
             return self._part(key)
         at = 0
         for k, n in zip(key, blocks):
-            if not isinstance(k, int):
+            if type(k) is not LoopIndex and not isinstance(k, int):
                 if isinstance(k, Index) and k.values is None and not any(k.steps):
                     k = k.offset
                 elif isinstance(k, np.integer) or hasattr(k, "__index_value__"):
@@ -171,12 +194,18 @@ class BlockTensor:
             at = at * n + i
         if self.numbers is not None:
             at = int(self.numbers.reshape(-1)[at])
-        store = self.store
         tile = store.tiles.get(at)
         if tile is None:
             tile = store.tile(at)
         rest = key[count:]
-        return tile[rest] if rest else tile
+        if not rest:
+            return tile
+        part = tile[rest]
+        if views is not None and type(part) is Tile:
+            if len(views) >= _KNOWN_VIEWS:
+                views.clear()
+            views[key] = part
+        return part
 
     def _part(self, key: tuple[Any, ...]) -> BlockTensor:
         """Fewer subscripts than block dimensions, or slices of them: a smaller tensor of the same tiles."""

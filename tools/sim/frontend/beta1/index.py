@@ -16,8 +16,10 @@ from tools.sim.frontend.beta1.mask import Mask
 
 Values = NDArray[np.int64]
 _FULL = slice(None)
-_COLUMN = (_FULL, None)
-_ROW = (None, _FULL)
+_VIEWS = 8
+"""Views of an index that it remembers: kernels write `nl.arange(n)[None, :]` again in every iteration."""
+_MADE = 512
+"""Sums and products that an index remembers, so that equal subscripts are one object."""
 
 
 class LoopIndex(int):
@@ -36,7 +38,7 @@ class Index:
         values: None when affine, else an array of `shape`.
     """
 
-    __slots__ = ("_bounds", "_column", "_row", "offset", "shape", "steps", "values")
+    __slots__ = ("_bounds", "_made", "_views", "offset", "shape", "steps", "values")
     __array_ufunc__ = None
 
     def __init__(
@@ -47,8 +49,8 @@ class Index:
         self.steps = steps
         self.values = values
         self._bounds: tuple[int, int] | None = None
-        self._column: Index | None = None
-        self._row: Index | None = None
+        self._made: dict[Any, Index] | None = None
+        self._views: list[tuple[Any, Index]] | None = None
 
     # -- description -------------------------------------------------------------------------------------------------
 
@@ -128,17 +130,18 @@ class Index:
     # -- axes --------------------------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Index:
-        if key == _COLUMN and len(self.shape) == 1:
-            found = self._column
-            if found is None:
-                found = self._column = self._reindex(_COLUMN)
-            return found
-        if key == _ROW and len(self.shape) == 1:
-            found = self._row
-            if found is None:
-                found = self._row = self._reindex(_ROW)
-            return found
-        return self._reindex(key if isinstance(key, tuple) else (key,))
+        views = self._views
+        if views is not None:
+            for known, made in views:
+                if known == key:
+                    return made
+        made = self._reindex(key if isinstance(key, tuple) else (key,))
+        if self.values is None and type(key) is tuple and all(k is None or type(k) is slice for k in key):
+            if views is None:
+                views = self._views = []
+            if len(views) < _VIEWS:
+                views.append((key, made))
+        return made
 
     def _reindex(self, key: tuple[Any, ...]) -> Index:
         if any(k is Ellipsis for k in key):
@@ -178,20 +181,47 @@ class Index:
     def _shift(self, amount: int) -> Index:
         if self.values is not None:
             return Index(0, self.shape, self.steps, self.values + amount)
+        known = self._made
+        if known is not None:
+            found = known.get(amount)
+            if found is not None:
+                return found
         made = Index(self.offset + amount, self.shape, self.steps)
         if self._bounds is not None:
             made._bounds = (self._bounds[0] + amount, self._bounds[1] + amount)
+        self._remember(amount, made)
         return made
+
+    def _remember(self, what: Any, made: Index) -> None:
+        """Keep what an operation on this (affine) index gave: by amount for sums, (factor,) for products."""
+        known = self._made
+        if known is None:
+            known = self._made = {}
+        elif len(known) >= _MADE:
+            known.clear()
+        known[what] = made
 
     def _scale(self, factor: int) -> Index:
         if self.values is not None:
             return Index(0, self.shape, self.steps, self.values * factor)
-        return Index(self.offset * factor, self.shape, tuple([s * factor for s in self.steps]))
+        known = self._made
+        if known is not None:
+            found = known.get((factor,))
+            if found is not None:
+                return found
+        made = Index(self.offset * factor, self.shape, tuple([s * factor for s in self.steps]))
+        self._remember((factor,), made)
+        return made
 
     def _combine(self, other: Index, sign: int) -> Index:
         if self.values is not None or other.values is not None:
             values = self.array() + sign * other.array()
             return Index(0, values.shape, (0,) * values.ndim, values)
+        known = self._made
+        if known is not None:
+            found = known.get((other, sign))
+            if found is not None:
+                return found
         shape = _broadcast(self.shape, other.shape)
         lead = len(shape) - len(self.shape)
         other_lead = len(shape) - len(other.shape)
@@ -202,7 +232,9 @@ class Index:
         for axis, step in enumerate(other.steps):
             if other.shape[axis] != 1:
                 steps[other_lead + axis] += sign * step
-        return Index(self.offset + sign * other.offset, shape, tuple(steps))
+        made = Index(self.offset + sign * other.offset, shape, tuple(steps))
+        self._remember((other, sign), made)
+        return made
 
     def __add__(self, other: Any) -> Any:
         if type(other) is int:

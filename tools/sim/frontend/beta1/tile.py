@@ -1052,7 +1052,7 @@ def assign(target: Tile, value: Any) -> None:
         # the instruction can't write there itself: what its mask left out isn't copied either
         chooser = value.work.chooser
     begin()
-    if isinstance(value, Tensor) and type(target) is Tile and same_view(target, value):
+    if value is target or (isinstance(value, Tensor) and type(target) is Tile and same_view(target, value)):
         return
     from tools.sim.frontend.beta1 import movement
 
