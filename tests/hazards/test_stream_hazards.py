@@ -165,3 +165,10 @@ def test_a_dst_that_a_reduction_needs_is_no_waste():
     nisa.tensor_scalar(t, t, nl.multiply, s)
 """
     assert codes(body) == []
+
+
+def test_beta1_tiles_beyond_capacity_are_spilled_by_that_compiler_hence_a_warning():
+    result = run(HELD.format(7))
+    result.trace.dialect = "neuronxcc.nki"
+    (found,) = [d for d in result.diagnostics if d.code == "KW-SBUF-CAPACITY"]
+    assert found.severity is Severity.WARNING

@@ -206,9 +206,11 @@ def _capacity(trace: Trace, space: str, level: int, limit: int, peak: int, live:
     held = [trace.buffers[i] for i in live if use.first[i] <= peak <= use.last[i]]
     held.sort(key=lambda b: -b.row_bytes)
     largest = ", ".join(f"{_label(b)} from {_short(trace, b.line)}: {b.row_bytes} B" for b in held[:3])
+    # The Beta-1 compiler allocates SBUF itself and spills what doesn't fit; tiles that the kernel places can't be spilled.
+    spills = space == "sbuf" and trace.dialect == "neuronxcc.nki" and all(b.address is None for b in held)
     return Diagnostic(
         code="KW-SBUF-CAPACITY" if space == "sbuf" else "KW-PSUM-CAPACITY",
-        severity=Severity.ERROR,
+        severity=Severity.WARNING if spills else Severity.ERROR,
         message=f"{len(held)} tiles that hold live data need {level} bytes a partition, the {space.upper()} has {limit}; "
         f"largest: {largest}",
         where=_where(trace, int(trace.instructions[peak, Inst.LINE])),
