@@ -44,6 +44,17 @@ def test_a_placed_tile_and_a_partial_overwrite_keep_their_name() -> None:
     assert renamed(program.finish()).operands[:, 0].max() == part
 
 
+def test_results_in_place_keep_their_tile() -> None:
+    program = Program()
+    x = program.tile(4 * 512, "float32", "hbm")
+    t = program.tile(512)
+    for i in range(4):
+        program.load(t, (x, 512 * i, 512 * i + 512))
+        program.copy(t, t, engine=Engine.SCALAR)
+    trace = program.finish()
+    assert len(renamed(trace).buffers) == len(trace.buffers) + 3
+
+
 def reload(iterations: int, columns: int, target: str = "trn2") -> Trace:
     """Each iteration loads the same weights and another row block."""
     program = Program(target, dialect="neuronxcc.nki")

@@ -101,10 +101,10 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         3400.0,
     ),
     "throttle_share": _same(
-        0.4,
+        0.37,
         "ratio",
         "fitted",
-        "Neuron Explorer glossary: below ~50 % use the cap returns; rows in use count (mixed-tile matmul benchmark)",
+        "Neuron Explorer glossary: below ~50 % use the cap returns; rows in use count (mixed-tile and K=64 matmuls)",
     ),
     "throttle_factor": _same(0.5, "ratio", "documented", "Neuron Explorer glossary: capped at about 50 % of peak"),
     # --- Vector Engine

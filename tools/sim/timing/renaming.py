@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tools.sim.instruction import Operand, Trace
 from tools.sim.timing.allocation import owners
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 def renamed(trace: Trace) -> Trace:
@@ -40,6 +44,8 @@ def renamed(trace: Trace) -> Trace:
         reduce = np.maximum if k % 2 else np.minimum
         reduce.at(extent[:, k], buffer, operands[:, column])
         whole &= operands[:, column] == extent[buffer, k]
+    # What an instruction computes from a tile into the same tile stays in its place.
+    whole &= ~_read_too(owner, buffer, operands)
     # In each instruction, reads come before the write that renames.
     order = np.lexsort((operands[:, Operand.FLAGS] & 1, owner, buffer))
     ordered = buffer[order]
@@ -61,3 +67,9 @@ def renamed(trace: Trace) -> Trace:
     changed[rows[order], Operand.BUFFER] = new
     copies = [replace(trace.buffers[int(b)], id=count + k) for k, b in enumerate(ordered[fresh])]
     return replace(trace, operands=changed, buffers=[*trace.buffers, *copies])
+
+
+def _read_too(owner: Ints, buffer: Ints, operands: Ints) -> Bools:
+    """Operand rows whose tile is also read by their own instruction."""
+    tile = owner * (int(buffer.max()) + 1) + buffer
+    return np.isin(tile, tile[(operands[:, Operand.FLAGS] & 2) != 0])
