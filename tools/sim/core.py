@@ -98,6 +98,7 @@ class Core:
         tensor_class: class of the tensors that this core makes; a dialect may offer more operations on them.
         deferred: Beta 1: the result tile whose instruction hasn't been issued yet, because its destination isn't known.
         place: where a deferred instruction was written, while it is being issued.
+        legal: operand shapes and types that passed an instruction's checks, and what those worked out.
     """
 
     def __init__(self, launch: Launch, index: int = 0, builder: TraceBuilder | None = None) -> None:
@@ -124,6 +125,7 @@ class Core:
         self._places: dict[tuple[int, int], Place] = {}
         self._limit = launch.options.max_instructions * 11
         self.constants: dict[Any, Tensor] = {}
+        self.legal: dict[Any, Any] = {}
         self.tensor_class: type[Tensor] = Tensor
         self.deferred: Any = None
         self.place: Place | None = None
@@ -235,10 +237,10 @@ class Core:
             space: `sbuf`, `psum`, `hbm`, `shared_hbm` or `private_hbm`.
             address: (start partition, byte offset in a partition), when the kernel places the tensor itself.
         """
-        sizes = tuple(int(n) for n in shape)
+        sizes = tuple(map(int, shape))
         kind = dtype if type(dtype) is DType else as_dtype(dtype)
         on_chip = space in ("sbuf", "psum")
-        if any(n < 1 for n in sizes) or not sizes:
+        if not sizes or min(sizes) < 1:
             context.fail(
                 "KW-SHAPE",
                 f"shape {sizes} must have at least one dimension and only sizes of 1 or more",

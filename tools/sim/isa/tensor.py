@@ -189,9 +189,61 @@ def nc_matmul(
         tile_position, tile_size: PE tiling; limits only, no effect on values.
         perf_mode: double_row takes fp8 operands [K, 2, M] and [K, 2, N], contracting over 2K.
     """
-    api = "nc_matmul"
     core = context.current()
     machine = core.machine
+    key = _matmul_key(dst, stationary, moving, is_transpose) if perf_mode is _NO_MODE and not tile_size else None
+    found = core.legal.get(key) if key is not None else None
+    if found is None:
+        dst, stationary, moving, *found = _check_matmul(
+            dst, stationary, moving, is_transpose, tile_position, tile_size, perf_mode
+        )
+        if key is not None:
+            core.legal[key] = found
+    k, m, n, flags, double_row = found
+    if is_stationary_onezero or is_moving_onezero:
+        flags |= Flag.ONEZERO
+    if is_transpose:
+        flags |= Flag.TRANSPOSE
+    mode = accumulation_mode(dst, accumulate if not is_transpose else (accumulate or False))
+    if mode != "set":
+        flags |= Flag.ACCUMULATE
+    core.issue(
+        NC_MATMUL,
+        Engine.TENSOR,
+        (dst,),
+        (stationary, moving),
+        free=n,
+        partitions=k,
+        aux=m,
+        flags=flags,
+        update=mode != "set",
+        params={"mode": mode, "double_row": double_row, "transpose": is_transpose and machine.generation >= 3},
+    )
+
+
+_NO_MODE = matmul_perf_mode.none
+
+
+def _matmul_key(dst: Any, stationary: Any, moving: Any, is_transpose: Any) -> Any:
+    """What the checks of a matmul depend on; None when its operands aren't plain views."""
+    if not (isinstance(dst, Tensor) and isinstance(stationary, Tensor) and isinstance(moving, Tensor)):
+        return None
+    home, left, right = dst.buffer, stationary.buffer, moving.buffer
+    if dst.indirect is not None or stationary.indirect is not None or moving.indirect is not None:
+        return None
+    return (
+        dst.shape, dst.dtype.code, home.space, stationary.shape, stationary.dtype.code, left.space,
+        moving.shape, moving.dtype.code, right.space, is_transpose,
+    )  # fmt: skip
+
+
+def _check_matmul(
+    dst: Tensor, stationary: Tensor, moving: Tensor, is_transpose: bool, tile_position: Any, tile_size: Any,
+    perf_mode: Any,
+) -> tuple[Tensor, Tensor, Tensor, int, int, int, int, bool]:  # fmt: skip
+    """The operands, K, M, N, the flags that follow from their types, and whether double_row is on."""
+    api = "nc_matmul"
+    machine = context.current().machine
     dst = on_chip(dst, "dst", api=api)
     stationary = on_chip(stationary, "stationary", api=api, sbuf_only=True)
     moving = on_chip(moving, "moving", api=api, sbuf_only=True)
@@ -253,25 +305,7 @@ def nc_matmul(
     _check_tiling(tile_position, tile_size, machine.generation)
     if double_row:
         flags |= Flag.DOUBLE_ROW
-    if is_stationary_onezero or is_moving_onezero:
-        flags |= Flag.ONEZERO
-    if is_transpose:
-        flags |= Flag.TRANSPOSE
-    mode = accumulation_mode(dst, accumulate if not is_transpose else (accumulate or False))
-    if mode != "set":
-        flags |= Flag.ACCUMULATE
-    core.issue(
-        NC_MATMUL,
-        Engine.TENSOR,
-        (dst,),
-        (stationary, moving),
-        free=n,
-        partitions=k,
-        aux=m,
-        flags=flags,
-        update=mode != "set",
-        params={"mode": mode, "double_row": double_row, "transpose": is_transpose and machine.generation >= 3},
-    )
+    return dst, stationary, moving, k, m, n, flags, double_row
 
 
 def _check_double_row(stationary: Tensor, moving: Tensor, generation: int) -> None:
