@@ -48,6 +48,7 @@ cli_profile.register(app)
 T = TypeVar("T")
 
 OK, MISSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_RESULT_WIDTH = 40
 
 ReferenceFlag = Annotated[
     str | None, typer.Option("--reference", metavar="FILE.py:FUNCTION", help="NumPy function to take as specification.")
@@ -148,8 +149,11 @@ def list_runs(
             console.print("No runs yet; try: kernelwright write 'softmax, x 512x1024, float32, trn2'")
             return OK
         table = Table(box=None)
-        for name in ("run", "begun", "status", "attempts", "result", "request"):
-            table.add_column(name, overflow="ellipsis", no_wrap=True)
+        for name in ("run", "begun", "status", "attempts"):
+            table.add_column(name, no_wrap=True, min_width=len(name))
+        # A refusal is a whole sentence: it must not push the run's name, which `resume` needs, off the line.
+        table.add_column("result", overflow="ellipsis", no_wrap=True, max_width=_RESULT_WIDTH)
+        table.add_column("request", overflow="ellipsis", no_wrap=True)
         for row in rows:
             begun = time.strftime("%d %b %H:%M", time.localtime(row.created))
             result = _result_of(runs, row)
@@ -253,7 +257,7 @@ def lint(
         print(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(f"{file}:{finding.line or 1}: {finding}")
+            print(f"{file}:{finding.line or 1}: {str(finding).removeprefix(f'line {finding.line}: ')}")
         if not findings:
             print(f"{file}: no findings")
     return MISSED if any(finding.severity == "error" for finding in findings) else OK

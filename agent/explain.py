@@ -43,12 +43,14 @@ def answer_from_profile(question: str, state: RunState) -> str:
         return "There is no judged kernel yet; describe one first, e.g. 'softmax, x 512x1024, float32, trn2'."
     words = question.lower()
     performance = best.evaluation.performance
-    if re.search(r"\b(correct|error|accura|tolerance|tested|trust|verif)", words):
+    if re.search(r"\b(correct|error|accura|tolerance|tested|trust|verif|confiden|sure|right|wrong|reliab)", words):
         return _evidence(state, best)
     if performance is None:
         return f"Candidate {best.number} was not timed, so there is no profile to answer from."
     if re.search(r"\b(chang|history|attempt|tried|what did you|got it|faster than before|speed-?up)", words):
         return _changes(state)
+    if named := re.search(r"\blines? (\d+)", words):
+        return _line(int(named[1]), best, performance)
     if re.search(r"\b(line|hot|where|slowest)", words):
         return _hot_lines(best, performance)
     if re.search(r"\b(goal|how far|reach)", words):
@@ -125,6 +127,15 @@ def _hot_lines(best: Candidate, performance: Performance) -> str:
         for line, us in performance.hot_lines[:5]
     ]
     return "Most time of all engines together goes to:\n" + "\n".join(rows)
+
+
+def _line(number: int, best: Candidate, performance: Performance) -> str:
+    source = best.kernel.source.splitlines()
+    if not 0 < number <= len(source):
+        return f"The kernel has {len(source)} lines, so there is no line {number}."
+    spent = dict(performance.hot_lines).get(number)
+    time = f"{spent:.2f} us of engine time" if spent is not None else "not among the lines that take most of the time"
+    return f"Line {number}, {time}: {source[number - 1].strip() or '(empty)'}"
 
 
 def _changes(state: RunState) -> str:

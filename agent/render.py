@@ -167,6 +167,8 @@ def show_report(console: Console, report: Report) -> None:
 
 def _sections(report: Report) -> list[RenderableType]:
     parts: list[RenderableType] = [_result(report)]
+    if report.reference_origin in ("words", "model"):
+        parts += [heading("Reference, as the request was understood"), Text(_body(report.reference))]
     if report.trials:
         parts += [heading("Correctness (hidden inputs against the reference)"), trial_table(report.trials)]
     if report.engines:
@@ -176,6 +178,11 @@ def _sections(report: Report) -> list[RenderableType]:
         parts += [heading("Changes that led here"), _changes(report)]
     parts += [heading("Limits"), bullets(report.limits)]
     return parts
+
+
+def _body(source: str) -> str:
+    """A derived reference without its imports: what the words were taken to mean."""
+    return source[max(source.find("def "), 0) :].rstrip()
 
 
 def heading(text: str) -> Text:

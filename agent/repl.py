@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import suppress
 
@@ -24,6 +25,12 @@ show kernel             print the best kernel
 show report             print kernel, evidence, profile, changes and limits
 save FOLDER             write kernel.py and report.json
 help, quit"""
+
+
+_SHOW = r"(?:please )?(?:(?:show|print|give|see)(?: me)?(?: the)? )?(?:best |final |whole )?"
+_SHOW_KERNEL = re.compile(_SHOW + r"(?:kernel|source|code)(?: please)?[.!]?", re.IGNORECASE)
+_SHOW_REPORT = re.compile(_SHOW + r"report(?: please)?[.!]?", re.IGNORECASE)
+_SAVE = re.compile(r"save(?: it| this| that| the kernel)?(?: (?:to|in|into|as))? (?P<folder>\S+)", re.IGNORECASE)
 
 
 def converse(conversation: Conversation, runs: Runs) -> int:
@@ -73,19 +80,19 @@ def _command(line: str, conversation: Conversation, runs: Runs, console: Console
     if words == ["help"]:
         console.print(HELP, highlight=False, markup=False)
         return True
-    if words in (["show", "kernel"], ["kernel"]):
+    if _SHOW_KERNEL.fullmatch(line):
         report = _report(conversation, runs)
         console.print(report.kernel.rstrip(), highlight=False, markup=False, soft_wrap=True)
         return True
-    if words in (["show", "report"], ["report"]):
+    if _SHOW_REPORT.fullmatch(line):
         show_report(console, _report(conversation, runs))
         return True
-    if len(words) == 2 and words[0] == "save":
+    if saving := _SAVE.fullmatch(line):
         from pathlib import Path
 
         from agent.output import save
 
-        paths = save(_report(conversation, runs), Path(line.split()[1]).expanduser())
+        paths = save(_report(conversation, runs), Path(saving["folder"]).expanduser())
         console.print(f"saved {' and '.join(map(str, paths))}", highlight=False, markup=False)
         return True
     return False

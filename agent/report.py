@@ -69,6 +69,8 @@ class Report(Frozen):
     inputs: tuple[TensorSpec, ...]
     tolerance: Tolerance
     reference: str
+    reference_origin: str = ""
+    """Where the reference is from: words, model, file or library; empty in reports of older versions."""
     trials: tuple[Trial, ...]
     findings: tuple[Finding, ...]
     changes: tuple[CandidateSummary, ...]
@@ -132,6 +134,7 @@ def build_report(state: RunState, stop: StopReason) -> Report:
         inputs=task.inputs,
         tolerance=task.tolerance,
         reference=task.reference.source,
+        reference_origin=task.reference.origin,
         trials=evaluation.trials if evaluation else (),
         findings=evaluation.findings if evaluation else (),
         changes=tuple(_summary(c) for c in lineage(state, chosen)),

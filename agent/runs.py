@@ -409,7 +409,7 @@ class Runs:
         if error is None:
             self.store.set_status(run_id, "done")
             return
-        refusal = _refusal(error)
+        refusal = _refusal(error, self.store.row(run_id).request)
         if refusal is not None:
             self.store.set_status(run_id, "refused", refusal.message)
             journal.emit(refusal)
@@ -423,7 +423,7 @@ class Runs:
         state = self.state(run_id).model_copy(update={"used": meter.used})
         event: Event
         if state.task is None:
-            event = RunRefused(message=f"stopped before the request was understood ({reason})", kind="cancelled")
+            event = RunRefused(message=_unspecified(state.request, reason), kind="cancelled")
             self.store.set_status(run_id, "refused", event.message)
         else:
             values = {"candidates": state.candidates, "stop": reason, "used": meter.used, "phase": Phase.REPORT}
@@ -466,7 +466,17 @@ def _run_graph(graph: RunGraph, run_id: str, desk: Desk, outcome: _Outcome) -> N
         outcome.done.set()
 
 
-def _refusal(error: BaseException) -> RunRefused | None:
+def _unspecified(request: RunRequest, reason: StopReason) -> str:
+    """Why a run ended before it had a task."""
+    if reason is StopReason.SECONDS and request.reference_function is not None:
+        return (
+            f"the reference {request.reference_function!r} had not returned when the time was spent ({reason}); look for a loop "
+            "that doesn't end, or allow more --seconds"
+        )
+    return f"stopped before the request was understood ({reason})"
+
+
+def _refusal(error: BaseException, request: RunRequest) -> RunRefused | None:
     """The event for an error that is the user's or the operator's to mend, None for a fault of ours."""
     if isinstance(error, RequestError):
         return RunRefused(message=str(error), kind="input")
@@ -477,7 +487,7 @@ def _refusal(error: BaseException) -> RunRefused | None:
     if isinstance(error, BudgetSpent):
         cancelled = error.reason is StopReason.CANCELLED
         return RunRefused(
-            message=f"stopped before the request was understood ({error.reason})",
+            message=_unspecified(request, error.reason),
             kind="cancelled" if cancelled else "settings",
         )
     return None

@@ -117,12 +117,14 @@ def _result(request: SimulateRequest, found: Evaluation) -> SimulateResult:
 
 def _timed(request: SimulateRequest, worker: Worker) -> SimulateResult:
     from tools import draws
+    from tools.evaluate import KERNEL_LIMITS
+    from tools.execution import prepare
     from tools.performance import performance_of
     from tools.roofline import roofline
     from tools.sandbox import JobFailed
-    from tools.sim.dtypes import ALL
     from tools.sim.errors import UnsupportedError
-    from tools.sim.machine import MODEL_VERSION
+    from tools.sim.hazards import hazards
+    from tools.sim.machine import MODEL_VERSION, machine
     from tools.task import Reference
     from tools.wire import WireError
 
@@ -133,25 +135,26 @@ def _timed(request: SimulateRequest, worker: Worker) -> SimulateResult:
         values = draws.plain(request.inputs, draws.rng())
     except WireError as error:
         raise RequestError(str(error)) from error
-    inputs = [{"shape": spec.shape, "dtype": spec.dtype} for spec in request.inputs]
+    kernel = Kernel(source=request.source, function=request.function)
     try:
-        recorded = worker.record(request.source, request.function, inputs, request.target, arrays=values)
-        facts = recorded.program.tensor_facts()
-        given = [facts[i] for i in recorded.program.outputs]
-        outputs = tuple(f"{'x'.join(map(str, shape))} {ALL[code]}" for shape, code in given)
-        _, found = worker.replay(recorded, request.source, [values], [(0, 0xFF)])[0]
-        findings = tuple(dict.fromkeys((*recorded.findings, *found)))
+        execution = prepare(kernel, request.inputs, request.target, worker, KERNEL_LIMITS)
+        (ran,), (trace, *_) = execution.run([values])
+        seen = [Finding(**d.to_json()) for d in hazards(trace, machine(request.target))]
+        if execution.remark:
+            seen.append(Finding(code="KW-COVERAGE", severity="note", message=execution.remark))
+        findings = tuple(dict.fromkeys((*execution.recorded.findings, *ran.findings, *seen)))
+        outputs = tuple(f"{'x'.join(map(str, a.shape))} {a.dtype.name}" for a in ran.outputs)
         shapeless = Task(
             name=request.function,
             request="",
             reference=Reference(source=""),
             inputs=request.inputs,
             target=request.target,
-            output_dtypes=tuple(str(ALL[code]) for _, code in given),
+            output_dtypes=tuple(a.dtype.name for a in ran.outputs),
             tolerance=_UNJUDGED,
         )
-        bounds = roofline(shapeless, [shape for shape, _ in given], None)
-        performance = performance_of(recorded.program.trace, request.target, bounds)
+        bounds = roofline(shapeless, [a.shape for a in ran.outputs], None)
+        performance = performance_of(trace, request.target, bounds)
     except JobFailed as failure:
         if failure.kind == "request":
             raise RequestError(failure.message) from failure
@@ -170,11 +173,21 @@ def _timed(request: SimulateRequest, worker: Worker) -> SimulateResult:
     )
 
 
+def _verdict(result: SimulateResult) -> str:
+    """What became of the kernel; one that never ran isn't said to disagree with the reference."""
+    if result.correct is None:
+        if result.ok:
+            return "ran; it was not compared, because no reference is given"
+        return "ran, but with errors" if result.outputs else "did not run to its end"
+    if result.correct:
+        return "agrees with the reference"
+    wrong = any(not trial.passed for trial in result.trials)
+    return "does not agree with the reference" if wrong else "was refused, so it was not judged against the reference"
+
+
 def show_simulation(console: Console, request: SimulateRequest, result: SimulateResult) -> None:
     """Print a result for a person."""
-    verdict = {True: "agrees with the reference", False: "does not agree with the reference", None: "was not compared"}
-    said = verdict[result.correct] if result.ok or result.correct is not None else "did not run to its end"
-    console.print(f"{request.function} {said}", style="green" if result.ok else "red", highlight=False)
+    console.print(f"{request.function} {_verdict(result)}", style="green" if result.ok else "red", highlight=False)
     for finding in result.findings:
         console.print(f"  {finding}", highlight=False, markup=False)
     if result.outputs:

@@ -265,4 +265,8 @@ def fault_sentence(error: RequestValidationError) -> str:
         return f"{place} {first['input']!r} isn't known; use {first['ctx']['expected']}"
     if first["type"] == "extra_forbidden":
         return f"there is no field {place!r}; see /docs for the fields"
+    if first["type"] == "tuple_type":
+        message = "Input should be a list"
+        if place == "inputs":
+            message += ', e.g. [{"name": "x", "shape": [512, 1024], "dtype": "bfloat16"}]'
     return f"{place}: {message}" if place else message

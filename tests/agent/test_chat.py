@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from agent.chat import Conversation, is_question
 from agent.desk import Desk
 from agent.events import RunFinished, RunRefused
 from agent.explain import answer_from_profile
+from agent.repl import converse
 from agent.specify import grammar_task
 from agent.state import RunRequest, RunState
 from tests.agent.doubles import ListPolicy
@@ -78,6 +81,9 @@ def test_a_question_is_answered_from_the_profile_and_starts_no_run(conversation:
         ("what did you change?", "2. improve 2: 90.00 us (best)"),
         ("is it correct?", "agrees with the reference on 1 hidden draws"),
         ("how far is it from the roofline?", "55.6% reached"),
+        ("how confident are you that it is right", "agrees with the reference on 1 hidden draws"),
+        ("what does line 2 do", "Line 2, 72.00 us of engine time: def kernel(x):"),
+        ("what is in line 99?", "there is no line 99"),
         ("what is the weather?", "isn't something the offline policy can answer"),
     ],
 )
@@ -136,3 +142,19 @@ def test_a_session_is_gone_on_with(conversation: Conversation) -> None:
 )
 def test_what_is_a_question(text: str, asks: bool) -> None:
     assert is_question(text) is asks
+
+
+@pytest.mark.parametrize("line", ["show kernel", "show me the kernel", "print the code please", "kernel"])
+def test_the_kernel_is_shown(make_runs, line: str, monkeypatch, capsys) -> None:
+    runs = make_runs(GrammarPolicy([100.0]), polish_attempts=1)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"softmax, x 512x1024, float32, trn2\n{line}\n"))
+    assert converse(Conversation(runs, RunRequest(request="(chat)")), runs) == 0
+    assert "def kernel(x):" in capsys.readouterr().out.split(f"> {line}")[1]
+
+
+def test_the_kernel_is_saved(make_runs, tmp_path, monkeypatch, capsys) -> None:
+    runs = make_runs(GrammarPolicy([100.0]), polish_attempts=1)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"softmax, x 512x1024, float32, trn2\nsave it to {tmp_path}/out\n"))
+    assert converse(Conversation(runs, RunRequest(request="(chat)")), runs) == 0
+    assert (tmp_path / "out" / "kernel.py").read_text().strip()
+    assert "saved" in capsys.readouterr().out

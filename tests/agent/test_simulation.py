@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from rich.console import Console
 
 from agent.service.app import build_app
 from agent.settings import Settings
-from agent.simulation import SimulateRequest, input_of, run_simulation
+from agent.simulation import SimulateRequest, input_of, run_simulation, show_simulation
 from tools.task_errors import RequestError
 
 DOUBLE = """
@@ -100,3 +102,73 @@ def test_over_http(client: TestClient) -> None:
     bad = client.post("/v1/simulate", json={**body, "inputs": [{"name": "x", "shape": [1, 2], "dtype": "float99"}]})
     assert bad.status_code == 422
     assert "float99" in bad.json()["detail"]
+
+
+BETA1 = """
+import neuronxcc.nki as nki
+import neuronxcc.nki.language as nl
+
+
+@nki.jit
+def kernel(lhsT, rhs):
+    out = nl.ndarray((128, 512), dtype=lhsT.dtype, buffer=nl.shared_hbm)
+    product = nl.matmul(nl.load(lhsT)[...], nl.load(rhs)[...], transpose_x=True)
+    nl.store(out, value=product)
+    return out
+"""
+
+
+def test_views_that_no_record_holds_are_run_directly() -> None:
+    inputs = (input_of("lhsT=128x128"), input_of("rhs=128x512"))
+    result = run_simulation(SimulateRequest(source=BETA1, inputs=inputs))
+    assert result.ok, result.findings
+    assert result.outputs == ("128x512 float32",)
+
+
+FULL = """
+import nki
+import nki.isa as nisa
+import nki.language as nl
+
+
+@nki.jit
+def kernel(x):
+    out = nl.ndarray((128, 16), dtype=nl.float32, buffer=nl.shared_hbm)
+    tiles = [nl.ndarray((128, 16384), dtype=nl.float32, buffer=nl.sbuf) for _ in range(8)]
+    for tile in tiles:
+        nisa.dma_copy(dst=tile, src=x)
+    for i in range(8):
+        nisa.dma_copy(dst=out[:, 2 * i:2 * i + 2], src=tiles[i][:, :2])
+    return out
+"""
+
+
+def test_more_than_the_memory_holds_is_found_without_a_reference() -> None:
+    result = run_simulation(asked(FULL, "x=128x16384"))
+    assert any("capacity" in str(finding).lower() or "CAPACITY" in finding.code for finding in result.findings)
+
+
+@pytest.mark.parametrize(
+    ("source", "reference", "said"),
+    [
+        (DOUBLE, None, "kernel ran; it was not compared, because no reference is given"),
+        (DOUBLE, TWICE, "kernel agrees with the reference"),
+        (DOUBLE.replace("2.0", "3.0"), TWICE, "kernel does not agree with the reference"),
+        (DOUBLE + "(", TWICE, "kernel was refused, so it was not judged against the reference"),
+        (DOUBLE + "(", None, "kernel did not run to its end"),
+    ],
+)
+def test_the_headline_says_how_far_the_kernel_came(
+    source: str, reference: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {} if reference is None else {"reference_source": reference, "reference_function": "twice"}
+    request = asked(source, **fields)
+    show_simulation(Console(width=200), request, run_simulation(request))
+    assert capsys.readouterr().out.startswith(f"{said}\n")
+
+
+def test_inputs_of_another_form_are_shown_the_right_one(tmp_path: Path) -> None:
+    with TestClient(build_app(Settings(home=tmp_path))) as client:
+        answer = client.post("/v1/simulate", json={"source": "x", "inputs": {"x": "128x256"}})
+    assert answer.status_code == 422
+    assert '[{"name": "x", "shape": [512, 1024], "dtype": "bfloat16"}]' in answer.json()["detail"]
