@@ -148,12 +148,12 @@ def list_runs(
         if not rows:
             console.print("No runs yet; try: kernelwright write 'softmax, x 512x1024, float32, trn2'")
             return OK
-        table = Table(box=None)
+        table = Table(box=None, expand=True)
         for name in ("run", "begun", "status", "attempts"):
-            table.add_column(name, no_wrap=True, min_width=len(name))
+            table.add_column(name, no_wrap=True)
         # A refusal is a whole sentence: it must not push the run's name, which `resume` needs, off the line.
         table.add_column("result", overflow="ellipsis", no_wrap=True, max_width=_RESULT_WIDTH)
-        table.add_column("request", overflow="ellipsis", no_wrap=True)
+        table.add_column("request", overflow="ellipsis", no_wrap=True, ratio=1)
         for row in rows:
             begun = time.strftime("%d %b %H:%M", time.localtime(row.created))
             result = _result_of(runs, row)

@@ -135,7 +135,7 @@ def _make(task: Task, worker: Worker) -> Specification:
 def _add_standing(task: Task, spec: Specification, worker: Worker, generator: np.random.Generator) -> None:
     remarks = []
     hard: list[tuple[str, Callable[[], draws.Arrays]]] = [
-        ("uneven sizes", partial(draws.uneven, task.inputs, generator))
+        ("uneven values", partial(draws.uneven, task.inputs, generator))
     ]
     hard += [("large values", partial(draws.plain, task.inputs, generator, f)) for f in draws.LARGE_FACTORS]
     for label, draw in hard:
@@ -146,7 +146,7 @@ def _add_standing(task: Task, spec: Specification, worker: Worker, generator: np
         if wanted is not None:
             spec.standing.append(Known(draws.Draw(label, arrays), wanted))
     taken = {k.draw.label for k in spec.standing}
-    for label in ("uneven sizes", "large values"):
+    for label in ("uneven values", "large values"):
         if label not in taken:
             remarks.append(f"not tested on {label}: the reference itself overflows or leaves its domain there")
     if sum(k.nbytes for k in spec.standing) > KEPT_BYTES:

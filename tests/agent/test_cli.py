@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from agent.cli import main
@@ -34,3 +37,32 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert words in err
     assert len(err.strip().splitlines()) == 1
     assert out == ""
+
+
+def test_runs_in_a_pipe_keep_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KERNELWRIGHT_HOME", str(tmp_path))
+    words = "matmul x 128x256 by w 512x128, " + "please, " * 40
+    monkeypatch.setattr("sys.argv", ["kernelwright", "write", words])
+    with pytest.raises(SystemExit):
+        main()
+    assert "inner sizes 256 and 512" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["kernelwright", "runs"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert re.match(r" \d{4}-[0-9a-f]{6}  \d\d \w{3} \d\d:\d\d  refused ", line)
+    assert "matmul x 128x256 by w 512x128" in line
+
+
+def test_a_finding_of_lint_names_its_line_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "k.py").write_text("import nki\nimport os\n")
+    monkeypatch.setattr("sys.argv", ["kernelwright", "lint", str(tmp_path / "k.py")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/k.py:2: error KW-IMPORT")

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from agent.output import prepare, save
+from agent.render import show_report
 from agent.report import Report, build_report
 from agent.settings import Settings, SettingsError, load_settings
 from agent.state import Candidate, RunRequest, RunState, StopReason
@@ -69,3 +71,12 @@ def test_own_variables_come_before_the_vendors(monkeypatch: pytest.MonkeyPatch) 
     assert key is not None
     assert key.get_secret_value() == "ours"
     assert "ours" not in repr(Settings())
+
+
+def test_a_derived_reference_is_shown_and_a_given_one_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    source = "import numpy as np\n\n\ndef reference(x):\n    return x + x\n"
+    made = report(100.0).model_copy(update={"reference": source, "reference_origin": "words"})
+    show_report(Console(width=120), made)
+    assert "Reference, as the request was understood\ndef reference(x):\n    return x + x\n" in capsys.readouterr().out
+    show_report(Console(width=120), made.model_copy(update={"reference_origin": "file"}))
+    assert "def reference(x)" not in capsys.readouterr().out
