@@ -258,3 +258,18 @@ def test_operators_follow_earlier_changes() -> None:
     assert "np.tanh" in task.reference.source
     with pytest.raises(RequestError, match="masked"):
         revise(task, "then a masked softmax")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "multiply x by scale, add bias, then relu; x 12x20",
+        "multiply x by a scale, add bias, then relu; x 12x20, scale 20",
+        "scale, then bias, then relu, x 12x20",
+    ],
+)
+def test_a_scale_is_one_product(text: str) -> None:
+    task = parse_request(text)
+    assert shapes(task) == {"x": (12, 20), "scale": (20,), "b": (20,)}
+    out, (x, scale, b) = result(task)
+    np.testing.assert_allclose(out, np.maximum(x * scale + b, 0), rtol=1e-6)

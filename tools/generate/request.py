@@ -352,7 +352,26 @@ def _read_mentions(rest: str) -> list[Mention]:
             mentions.append(Mention(word, match.start(), end, number))
             taken = _blank(taken, match.start(), end)
     mentions.sort(key=lambda m: m.start)
-    return _reorder(_without_verbs(mentions, taken), taken)
+    return _reorder(_without_verbs(_without_operands(mentions, taken), taken), taken)
+
+
+_BY = re.compile(
+    r"\s*(?:[a-z]\w?\s+|inputs?\s+)?(?:by|with|and)\s+(?:an?\s+|the\s+)?(?:row\s+|per-?column\s+)?", re.IGNORECASE
+)
+
+
+def _without_operands(mentions: list[Mention], between: str) -> list[Mention]:
+    """Where `scale` is what is multiplied with, one product: `multiply x by scale`, and `scale 20` for its length."""
+    plain = [m for m in mentions if m.word.key == "scale" and m.number is None]
+    kept = []
+    for mention, after in zip(mentions, [*mentions[1:], None]):
+        verb = mention.word.key == "multiply" and mention.number is None
+        if verb and after is not None and after in plain and _BY.fullmatch(between[mention.end : after.start]):
+            continue
+        if mention.word.key == "scale" and mention.number is not None and plain and mention.start > plain[0].start:
+            continue
+        kept.append(mention)
+    return kept
 
 
 def _without_verbs(mentions: list[Mention], between: str) -> list[Mention]:
