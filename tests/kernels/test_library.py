@@ -10,7 +10,8 @@ from tools.evaluate import evaluate
 from tools.library import KERNELS, LibraryError, library, load
 from tools.sandbox import Worker
 
-CASES = [(entry.op, shape) for entry in library() for shape in entry.shapes]
+CASES = [(entry.op, shape) for entry in library() for shape in entry.shapes if shape != "nkibench"]
+"""The sizes of NKIBench take minutes with three draws each: benchmarks/simulator_speed.py compares their values."""
 
 
 @pytest.mark.parametrize(("op", "shape"), [c for c in CASES if c[1] != "full"])
