@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sim import context, dtypes
+from tools.sim import context
 from tools.sim.dtypes import DType, as_dtype
-from tools.sim.errors import Diagnostic, Severity, SourceRange, UnsupportedError
+from tools.sim.errors import Diagnostic, Severity, SourceRange
 from tools.sim.instruction import BufferInfo, Engine, Flag, Opcode, TraceBuilder
 from tools.sim.machine import Machine
 from tools.sim.memory import Buffer
@@ -252,21 +252,10 @@ class Core:
             partitions = sizes[partition_axis]
             row = prod(sizes) // partitions
             self._check_on_chip(sizes, partitions, row * item, kind, space, name)
-            strides = [0] * len(sizes)
-            run = 1
-            for axis in range(len(sizes) - 1, -1, -1):
-                if axis == partition_axis:
-                    strides[axis] = row
-                else:
-                    strides[axis] = run
-                    run *= sizes[axis]
+            strides = _row_major(sizes, partition_axis, row)
         else:
             partitions, row = 1, prod(sizes)
-            strides = [0] * len(sizes)
-            run = 1
-            for axis in range(len(sizes) - 1, -1, -1):
-                strides[axis] = run
-                run *= sizes[axis]
+            strides = _row_major(sizes)
         storage = np.dtype(np.float32) if self.exact and kind.is_float else None
         line = self.line_id()
         buffer = self.new_buffer(
@@ -275,7 +264,7 @@ class Core:
         if self.data:
             self._claim(buffer)
             buffer.allocate()
-        return self.tensor_class(buffer, sizes, kind, 0, tuple(strides))
+        return self.tensor_class(buffer, sizes, kind, 0, strides)
 
     def _claim(self, buffer: Buffer) -> None:
         nbytes = buffer.partitions * buffer.row_bytes
@@ -364,10 +353,7 @@ class Core:
                 buffer.adopt(array)
         else:
             buffer.pending = False
-        strides = [1] * len(shape)
-        for axis in range(len(shape) - 2, -1, -1):
-            strides[axis] = strides[axis + 1] * shape[axis + 1]
-        tensor = self.tensor_class(buffer, tuple(shape), kind, 0, tuple(strides))
+        tensor = self.tensor_class(buffer, tuple(shape), kind, 0, _row_major(tuple(shape)))
         if self.data and exact:
             tensor.view()[...] = array.reshape(shape).astype(np.float32)
         return tensor
@@ -430,6 +416,17 @@ class Core:
             self.team.pause(self)
 
 
+def _row_major(sizes: tuple[int, ...], partition_axis: int = -1, row: int = 0) -> tuple[int, ...]:
+    """Strides in elements without gaps; the partition axis (if any) steps by a whole row instead."""
+    strides = [row] * len(sizes)
+    run = 1
+    for axis in range(len(sizes) - 1, -1, -1):
+        if axis != partition_axis:
+            strides[axis] = run
+            run *= sizes[axis]
+    return tuple(strides)
+
+
 def source_range(frame: FrameType) -> SourceRange:
     """The range that a frame is executing, with columns where CPython knows them."""
     return _range(frame.f_code, frame.f_lineno, frame.f_lasti)
@@ -467,6 +464,3 @@ def common_flags(*tensors: Tensor) -> int:
             if abs(tensor.strides[-1]) * size >= 16:
                 flags |= Flag.ONE_ELEMENT_STRIDE
     return flags
-
-
-__all__ = ["Core", "Launch", "SimOptions", "UnsupportedError", "common_flags", "dtypes", "source_range"]
