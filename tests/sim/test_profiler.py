@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from tests.sim.programs import Engine, Flag, Program
 from tools.sim.instruction import Inst, Trace
 from tools.sim.machine import machine
-from tools.sim.perfetto import to_perfetto
 from tools.sim.profiler import Profile, covered, profile
 from tools.sim.timing import schedule
 
@@ -103,16 +102,3 @@ def test_triggering_engine_is_busy_for_the_trigger_only() -> None:
     found = profiled(program.finish())
     assert found.engine("Sync").busy_us == pytest.approx(TRN2.dma_trigger_ns / 1e3, abs=1e-3)
     assert found.dma_active_us > 4
-
-
-def test_perfetto_document_has_a_named_thread_for_every_event() -> None:
-    trace = pipeline(8)
-    timeline = schedule(trace, TRN2)
-    document = json.loads(json.dumps(to_perfetto(trace, timeline)))
-    threads = {e["tid"]: e["args"]["name"] for e in document["traceEvents"] if e.get("name") == "thread_name"}
-    spans = [e for e in document["traceEvents"] if e["ph"] == "X"]
-    assert {s["tid"] for s in spans} <= set(threads)
-    assert len([s for s in spans if s["cat"] == "engine"]) == len(trace)
-    assert max(s["ts"] + s["dur"] for s in spans) <= timeline.latency_us + 1e-6
-    assert threads[0] == "Tensor Engine"
-    assert threads[timeline.lanes] == "DMA data"
