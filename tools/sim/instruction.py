@@ -238,14 +238,12 @@ class TraceBuilder:
         return found
 
     def finish(self, sources: dict[str, str], dialect: str, cores: int = 1) -> Trace:
-        """The trace recorded so far."""
-        width, owidth = len(Inst), len(Operand)
-        rows = (
-            np.frombuffer(self.rows, dtype=np.int64).reshape(-1, width) if self.rows else np.empty((0, width), np.int64)
-        )
-        ops = (
-            np.frombuffer(self.operand_rows, dtype=np.int64).reshape(-1, owidth)
-            if self.operand_rows
-            else np.empty((0, owidth), np.int64)
-        )
-        return Trace(self.target, rows.copy(), ops.copy(), self.buffers, self.lines, sources, dialect, cores)
+        """The trace recorded so far.
+
+        The tables are handed over, not copied (a long trace holds hundreds of megabytes): while the trace lives, a
+        further append raises BufferError.
+        """
+        rows = np.frombuffer(self.rows, dtype=np.int64) if self.rows else np.empty(0, np.int64)
+        ops = np.frombuffer(self.operand_rows, dtype=np.int64) if self.operand_rows else np.empty(0, np.int64)
+        instructions, operands = rows.reshape(-1, len(Inst)), ops.reshape(-1, len(Operand))
+        return Trace(self.target, instructions, operands, self.buffers, self.lines, sources, dialect, cores)
