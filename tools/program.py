@@ -261,7 +261,7 @@ class _Recording(Core):
         """Id of a view; equal views share one."""
         if type(tensor) is not Tensor and not _is_plain(type(tensor)):
             raise _Opaque(f"it uses views that are no strided rectangle ({type(tensor).__name__})")
-        indirect = None if isinstance(tensor.indirect, Outside) else tensor.indirect
+        indirect = None if isinstance(tensor.rows, Outside) else tensor.rows
         at = -1 if indirect is None else self.tensor_id(indirect.index)
         key = (tensor.buffer.id, tensor.dtype.code, tensor.offset, at, tensor.shape, tensor.strides)
         found = self.tensor_ids.get(key)
@@ -589,7 +589,7 @@ class _Replay:
             index = None if indirect < 0 else Indirect(self.tensor(indirect), 0, row_stride)
             found = live[id] = Tensor(buffer, shape, _DTYPES[dtype], offset, strides, index)
             if index is None and not found.is_inside():
-                found.indirect = Outside(dynamic=True)  # only a DMA that skips may use it; all else refuses
+                found.rows = Outside(dynamic=True)  # only a DMA that skips may use it; all else refuses
         elif indirect >= 0:
             self.tensor(indirect)
         return found

@@ -173,10 +173,10 @@ class _Pair:
         if not self._shadowed(op, tuple(wide_outs), tuple(wide_ins), wide_values, outs):
             self.unshadowed.add(line)
             for twin, real in zip(wide_outs, outs):
-                if twin.indirect is None:
+                if twin.rows is None:
                     twin.write(real.view().astype(np.float64) if real.dtype.is_float else real.view())
         self._note(index, line, op, outs, wide_outs, alone)
-        if finite and any(t.dtype.is_float and not np.isfinite(_plain(t)).all() for t in outs if t.indirect is None):
+        if finite and any(t.dtype.is_float and not np.isfinite(_plain(t)).all() for t in outs if t.rows is None):
             self.bad.append(index)
             self.ranges[index] = (low, high)
             entry = self.lines.setdefault(line, LineError(opcode=op.name))
@@ -197,7 +197,7 @@ class _Pair:
     ) -> None:
         worst = 0.0
         for k, (real, twin) in enumerate(zip(outs, wide)):
-            if not real.dtype.is_float or real.indirect is not None:
+            if not real.dtype.is_float or real.rows is not None:
                 continue
             entry = self.lines.setdefault(line, LineError(opcode=op.name))
             entry.count += 1
@@ -239,7 +239,7 @@ class _Pair:
         self, op: Opcode, outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], values: dict[str, Any]
     ) -> list[Array] | None:
         """The instruction's float64 results from the hardware's operands, or None where that can't be had."""
-        if op.name in RANDOM or any(t.indirect is not None for t in (*outs, *ins)):
+        if op.name in RANDOM or any(t.rows is not None for t in (*outs, *ins)):
             return None
         if op.kind == "control" or not any(t.dtype.is_float for t in outs):
             return None
@@ -260,7 +260,7 @@ class _Pair:
         buffer = self.buffers.get(tensor.buffer.id)
         if buffer is None:
             buffer = self.buffers[tensor.buffer.id] = self._copied(tensor.buffer)
-        index = tensor.indirect
+        index = tensor.rows
         far = None if index is None else Indirect(self._twin(index.index), index.dim, index.row_stride)
         return _Wide(buffer, tensor.shape, tensor.dtype, tensor.offset, tensor.strides, far)
 
@@ -296,7 +296,7 @@ def _condition(ins: Sequence[Tensor]) -> tuple[bool, float, float]:
     """Whether all float operands are finite, and their range."""
     low, high = np.inf, -np.inf
     for t in ins:
-        if t.dtype.is_float and t.indirect is None and t.buffer.data is not None:
+        if t.dtype.is_float and t.rows is None and t.buffer.data is not None:
             values = _plain(t)
             if not np.isfinite(values).all():
                 return False, 0.0, 0.0

@@ -59,7 +59,7 @@ PARTIAL: dict[str, str] = {
 """APIs that work with a restriction."""
 
 REFUSED: dict[str, str] = {
-    "NkiTensor.indirect": "tensor indirection of trn3",
+    "NkiTensor.indirect": "the documents don't say which index each partition group uses; before trn3 the hardware lacks it",
     "nki.language.all_reduce": "no documented single-core meaning",
     "nki.language.atomic_rmw": "removed with the old namespace",
     "nki.language.gemm_grid": "no public description",

@@ -144,7 +144,7 @@ class Buffer:
         """Note a written rectangle if it is a cell of the grid that the first one spans."""
         row0, row1, byte0, byte1, _ = view.region()
         height, width = row1 - row0, byte1 - byte0
-        if height * width != nbytes or view.indirect is not None:
+        if height * width != nbytes or view.rows is not None:
             return False
         if not self.cells:
             self.grid = (height, width)

@@ -48,7 +48,7 @@ class RaceWatch:
         touched: dict[int, _Touched] = {}
         watch = core.watch or []
         for tensor, written, line in watch:
-            if tensor.indirect is None:
+            if tensor.rows is None:
                 entry = touched.setdefault(tensor.buffer.id, _Touched(tensor.buffer))
                 (entry.writes if written else entry.reads).append((tensor, line))
         watch.clear()

@@ -83,10 +83,10 @@ class Tensor:
         strides, offset: in elements of `dtype`, against the buffer's storage (on chip the partition stride is the
             buffer's row).
         dtype: type of the elements seen through this view.
-        indirect: row indices for gathers and scatters, else None.
+        rows: row indices for gathers and scatters, else None.
     """
 
-    __slots__ = ("_region", "_view", "buffer", "dtype", "indirect", "offset", "shape", "strides")
+    __slots__ = ("_region", "_view", "buffer", "dtype", "offset", "rows", "shape", "strides")
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class Tensor:
         dtype: DType,
         offset: int,
         strides: tuple[int, ...],
-        indirect: Indirect | None = None,
+        rows: Indirect | None = None,
     ) -> None:
         self.buffer = buffer
         self.shape = shape
         self.dtype = dtype
         self.offset = offset
         self.strides = strides
-        self.indirect = indirect
+        self.rows = rows
         self._view: NDArray[Any] | None = None
         self._region: Region | None = None
 
@@ -177,8 +177,8 @@ class Tensor:
         view = self._view
         if view is None:
             buffer = self.buffer
-            if isinstance(self.indirect, Outside):
-                self.indirect.refuse(self, "this view", self.name)
+            if isinstance(self.rows, Outside):
+                self.rows.refuse(self, "this view", self.name)
             assert buffer.data is not None
             if buffer.storage.itemsize == buffer.dtype.itemsize:
                 storage, item = self.dtype.storage, self.dtype.itemsize
@@ -269,7 +269,7 @@ class Tensor:
             row = buffer.row_bytes // item
         else:
             row = (buffer.shape[-1] if len(buffer.shape) > 1 else prod(buffer.shape)) * buffer.dtype.itemsize // item
-            if self.indirect is not None:
+            if self.rows is not None:
                 total = prod(buffer.shape) * buffer.dtype.itemsize
                 return (0, max(1, total // (row * item)), 0, row * item, row * item)
         row = max(row, 1)
@@ -374,7 +374,7 @@ class Tensor:
             new_strides.append(strides[-1] if dropped_last else 1)
         elif not new_shape:
             new_shape, new_strides = [1], [1]
-        if self.indirect is not None and new_shape[0] != shape[0]:
+        if self.rows is not None and new_shape[0] != shape[0]:
             context.fail(
                 "KW-INDIRECT-SLICE",
                 f"dimension 0 of {self!r} is gathered by an index tile and can't be sliced",
@@ -383,7 +383,7 @@ class Tensor:
         return self._derive(tuple(new_shape), tuple(new_strides), offset)
 
     def _derive(self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Tensor:
-        return type(self)(self.buffer, shape, self.dtype, offset, strides, self.indirect)
+        return type(self)(self.buffer, shape, self.dtype, offset, strides, self.rows)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         context.fail(
@@ -440,7 +440,7 @@ class Tensor:
                     "a vector_offset needs an HBM tensor and indirect_dim=0",
                     fix="gather rows of an HBM tensor, or use nc_n_gather/local_gather on chip",
                 )
-            if self.indirect is not None:
+            if self.rows is not None:
                 context.fail(
                     "KW-INDIRECT-TWICE",
                     f"{self!r} is already gathered by an index tile",
@@ -449,10 +449,10 @@ class Tensor:
                 )
             indirect = Indirect(vector_offset, 0, prod(self.shape[1:]))
         view = type(self)(
-            self.buffer, tuple(n for _, n in steps), new, start, tuple(s for s, _ in steps), indirect or self.indirect
+            self.buffer, tuple(n for _, n in steps), new, start, tuple(s for s, _ in steps), indirect or self.rows
         )
-        if view.indirect is None and not view.is_inside():
-            view.indirect = Outside(scalar_offset is not None)
+        if view.rows is None and not view.is_inside():
+            view.rows = Outside(scalar_offset is not None)
         return view
 
     def is_inside(self) -> bool:
@@ -536,7 +536,7 @@ class Tensor:
                 limit=f"0..{limit - 1}",
                 fix="count dimensions from 0",
             )
-        if axis == 0 and not partition and (self.buffer.on_chip or self.indirect is not None):
+        if axis == 0 and not partition and (self.buffer.on_chip or self.rows is not None):
             context.fail(
                 "KW-VIEW-PARTITION",
                 f"{what}: dimension 0 of {self!r} is the "
@@ -566,7 +566,7 @@ class Tensor:
 
     def vector_select(self, dim: int, vector_offset: Tensor) -> Tensor:
         """Row p of the result is row `vector_offset[p]` of this HBM tensor; dimension 0 only."""
-        if dim != 0 or self.buffer.on_chip or self.indirect is not None:
+        if dim != 0 or self.buffer.on_chip or self.rows is not None:
             context.fail(
                 "KW-AP-VECTOR-OFFSET",
                 "vector_select needs an HBM tensor without dynamic rows, and dim=0",
@@ -700,16 +700,41 @@ class Tensor:
                 view = view.flatten_dims(axis, axis + len(group) - 1)
         return view
 
+    def indirect(self, index: Tensor, num_elem: int | None = None) -> Tensor:
+        """Columns of a tile, their positions read from SBUF at run time (NeuronCore-v4, language `NkiTensor.indirect`).
+
+        Refused. The published text leaves open which index a partition group uses when there are several (the order
+        and the default of `num_elem` agree for one group only), so any meaning given here would be a guess.
+
+        Args:
+            index: SBUF integers [P, K], P being this tile's partitions.
+            num_elem: number of columns; all of `index` unless given.
+        """
+        machine = context.current().machine
+        if machine.generation < 4:
+            context.fail(
+                "KW-GENERATION",
+                f"indirect() needs NeuronCore-v4 (trn3) or later; the target is {machine.name}",
+                operand="index",
+                found=machine.name,
+                limit="trn3",
+                fix="gather with nisa.local_gather or nisa.nc_n_gather, or target trn3",
+            )
+        context.unsupported(
+            f"indirect() on {self!r} with {num_elem or index.size} columns: the documents don't say which index each "
+            "partition group uses; gather with nisa.local_gather or nisa.nc_n_gather instead"
+        )
+
     def is_indirect(self) -> bool:
         """Whether the view's rows come from an index tensor."""
-        return self.indirect is not None
+        return self.rows is not None
 
     def reinterpret_cast(self, dtype: Any) -> Tensor:
         """The same bytes as another type; the last dimension is scaled by the ratio of sizes."""
         new = as_dtype(dtype)
         old_size, new_size = self.dtype.itemsize, new.itemsize
         if old_size == new_size:
-            return type(self)(self.buffer, self.shape, new, self.offset, self.strides, self.indirect)
+            return type(self)(self.buffer, self.shape, new, self.offset, self.strides, self.rows)
         last = self.shape[-1] * old_size
         if self.strides[-1] != 1 and self.shape[-1] != 1:
             context.fail("KW-VIEW", f"view({new}) needs a contiguous last dimension; {self!r} is strided")
@@ -729,7 +754,7 @@ class Tensor:
             new,
             self.offset * old_size // new_size,
             (*(s * old_size // new_size for s in self.strides[:-1]), 1),
-            self.indirect,
+            self.rows,
         )
 
     def is_contiguous(self) -> bool:

@@ -21,7 +21,7 @@ _TRIGGERS = (Engine.SYNC, Engine.SCALAR, Engine.GPSIMD, Engine.VECTOR, Engine.TE
 
 def _rows(view: Tensor, skip: bool, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Element offsets of the rows that an indirect view means, and which of them are in bounds."""
-    indirect = view.indirect
+    indirect = view.rows
     assert indirect is not None
     index = indirect.index.read()
     index = index.reshape(index.shape[0], -1).T.reshape(-1).astype(np.int64)
@@ -128,10 +128,10 @@ def _copy_inside(dst: Tensor, src: Tensor) -> None:
 def DMA_COPY(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, accumulate: Any) -> None:
     """dst = src in row-major order, cast through float32 when the types differ; gathers and scatters rows."""
     dst, src = outs[0], ins[0]
-    if isinstance(src.indirect, Outside) or isinstance(dst.indirect, Outside):
+    if isinstance(src.rows, Outside) or isinstance(dst.rows, Outside):
         _copy_inside(dst, src)
         return
-    if src.indirect is None and dst.indirect is None:
+    if src.rows is None and dst.rows is None:
         values = src.read()
         if accumulate is not None:
             with np.errstate(all="ignore"):
@@ -145,11 +145,11 @@ def DMA_COPY(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, accu
             dst.write(_cast(values, dst, src).reshape(dst.shape))
         return
     mask = None
-    if src.indirect is not None:
+    if src.rows is not None:
         values, mask = gather(src, src.shape, skip)
     else:
         values = src.read()
-    if dst.indirect is None:
+    if dst.rows is None:
         values = _cast(values, dst, src)
         if mask is not None:
             flat = values.reshape(dst.shape[0], -1)[mask]
@@ -192,7 +192,7 @@ def dma_flags(dst: Tensor, src: Tensor, mode: Any) -> tuple[int, int, int, int]:
     flags = _mode_flags(mode)
     if dst.dtype is not src.dtype:
         flags |= Flag.DMA_CAST
-    if src.indirect is not None or dst.indirect is not None:
+    if src.rows is not None or dst.rows is not None:
         flags |= Flag.INDIRECT | Flag.SWDGE
     chip = dst if dst.buffer.on_chip else src
     rows = chip.shape[0]
@@ -263,11 +263,9 @@ def dma_copy(
         flags |= Flag.DMA_RMW
     skip = getattr(oob_mode, "name", oob_mode) == "skip"
     for tile, label in ((src, "src"), (dst, "dst")):
-        if not skip or not (isinstance(tile.indirect, Outside) and tile.indirect.dynamic):
+        if not skip or not (isinstance(tile.rows, Outside) and tile.rows.dynamic):
             inside(tile, label, api=api)
-    index = tuple(
-        t.indirect.index for t in (src, dst) if t.indirect is not None and not isinstance(t.indirect, Outside)
-    )
+    index = tuple(t.rows.index for t in (src, dst) if t.rows is not None and not isinstance(t.rows, Outside))
     context.current().issue(
         DMA_COPY,
         _trigger(engine, api),
@@ -290,7 +288,7 @@ _PERMUTATIONS = ((1, 0), (2, 1, 0), (3, 1, 2, 0))
 def DMA_TRANSPOSE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], axes: tuple[int, ...], skip: bool) -> None:
     """dst = src with its axes permuted."""
     dst, src = outs[0], ins[0]
-    if src.indirect is None:
+    if src.rows is None:
         dst.write(_cast(src.read().transpose(axes), dst, src).reshape(dst.shape))
         return
     values, mask = gather(src, src.shape, skip)
@@ -351,7 +349,7 @@ def dma_transpose(
             fix=f"give dst the shape {list(expected)}",
         )
     flags, rows, free, run = dma_flags(dst, src, dge_mode)
-    index = (src.indirect.index,) if src.indirect is not None else ()
+    index = (src.rows.index,) if src.rows is not None else ()
     context.current().issue(
         DMA_TRANSPOSE,
         _trigger(engine, api),
@@ -373,13 +371,13 @@ def DMA_COMPUTE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, s
     total: Any = None
     mask = None
     for src in ins[:sources]:
-        if src.indirect is not None:
+        if src.rows is not None:
             values, mask = gather(src, src.shape, skip)
             values = values.astype(np.float32).reshape(dst.shape)
         else:
             values = src.read_float().reshape(dst.shape)
         total = values if total is None else total + values
-    if dst.indirect is None:
+    if dst.rows is None:
         if mask is not None:
             target = dst.view()
             target[mask] = total[mask].astype(target.dtype)
@@ -445,7 +443,7 @@ def dma_compute(
                 limit=dst.size,
             )
     flags, rows, free, run = dma_flags(dst, sources[0], dge.none)
-    index = tuple(t.indirect.index for t in (*sources, dst) if t.indirect is not None)
+    index = tuple(t.rows.index for t in (*sources, dst) if t.rows is not None)
     context.current().issue(
         DMA_COMPUTE,
         Engine.UNKNOWN,

@@ -37,14 +37,14 @@ def tensor(value: Any, name: str, *, api: str) -> Tensor:
 
 def inside(tile: Tensor, name: str, *, api: str) -> None:
     """Refuse a view that reaches outside its tensor."""
-    if isinstance(tile.indirect, Outside):
-        tile.indirect.refuse(tile, f"{api}: {name}", name)
+    if isinstance(tile.rows, Outside):
+        tile.rows.refuse(tile, f"{api}: {name}", name)
 
 
 def on_chip(value: Any, name: str, *, api: str, sbuf_only: bool = False) -> Tensor:
     """`value`, which must be a tile in SBUF or PSUM with at most 128 partitions."""
     tile = value if isinstance(value, Tensor) and 0 not in value.shape else tensor(value, name, api=api)
-    if tile.indirect is not None:
+    if tile.rows is not None:
         inside(tile, name, api=api)
     space = tile.buffer.space
     if not tile.buffer.on_chip:

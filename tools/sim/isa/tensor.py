@@ -229,7 +229,7 @@ def _matmul_key(dst: Any, stationary: Any, moving: Any, is_transpose: Any) -> An
     if not (isinstance(dst, Tensor) and isinstance(stationary, Tensor) and isinstance(moving, Tensor)):
         return None
     home, left, right = dst.buffer, stationary.buffer, moving.buffer
-    if dst.indirect is not None or stationary.indirect is not None or moving.indirect is not None:
+    if dst.rows is not None or stationary.rows is not None or moving.rows is not None:
         return None
     return (
         dst.shape, dst.dtype.code, home.space, stationary.shape, stationary.dtype.code, left.space,

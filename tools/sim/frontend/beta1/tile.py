@@ -49,10 +49,10 @@ class Tile(Tensor):
         return self._plain().reinterpret_cast(dtype)
 
     def _plain(self) -> Tile:
-        return Tile(self.buffer, self.shape, self.dtype, self.offset, self.strides, self.indirect)
+        return Tile(self.buffer, self.shape, self.dtype, self.offset, self.strides, self.rows)
 
     def _derive(self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Tile:
-        return Tile(self.buffer, shape, self.dtype, offset, strides, self.indirect)
+        return Tile(self.buffer, shape, self.dtype, offset, strides, self.rows)
 
     def reshape(self, *args: Any, shape: Any = None) -> Any:
         """The same elements under another shape."""
@@ -444,14 +444,14 @@ class Tile(Tensor):
                 offset += start * self.strides[axis]
                 shape[axis] = stop - start
         made = Tile(self.buffer, tuple(shape), self.dtype, offset, self.strides)
-        indirect = self.indirect
+        indirect = self.rows
         if indirect is not None:
             index = indirect.index
             rows = index.narrow(box[:1]) if isinstance(index, Tile) else index
             made.offset = self.offset + sum(
                 start * s for (start, _), s, n in zip(box[1:], self.strides[1:], self.shape[1:]) if n != 1
             )
-            made.indirect = Indirect(rows, indirect.dim, indirect.row_stride)
+            made.rows = Indirect(rows, indirect.dim, indirect.row_stride)
         return made
 
     def pick(self, chosen: Chosen) -> Tile:
@@ -633,7 +633,7 @@ class LooseTile(Tile):
         self.keys = keys
         self.shape = shape
         self.dtype = base.dtype
-        self.indirect = None
+        self.rows = None
         self._view = None
         self._region = None
 
@@ -1008,7 +1008,7 @@ def defer(
     tile.shape = shape
     tile.dtype = dtype
     tile.offset = 0
-    tile.indirect = None
+    tile.rows = None
     tile._view = None
     tile._region = None
     tile.work = Work(core, emit, space, spaces, explicit, chooser, core.here(), accumulate, home)
