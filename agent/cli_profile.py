@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("trn1", "trn2", "trn3")
 MOST_LINES = 8
+MOST_LOOPS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +258,25 @@ def _show_profile(console: Console, done: Profiled) -> None:
             markup=False,
             soft_wrap=True,
         )
+    _show_loops(console, done)
+
+
+def _show_loops(console: Console, done: Profiled) -> None:
+    """The loops with their time, each with the loops inside it."""
+    loops = done.seen.profile.loops
+    for entry in loops[:MOST_LOOPS]:
+        times = ", ".join(f"{name} {us:.2f}" for name, us in entry.engines.items())
+        runs = "" if entry.iterations is None else f", {entry.iterations} iterations"
+        wait = f", waits {entry.stall_us:.2f}" if entry.stall_us > 0 else ""
+        moved = f", {entry.dma_bytes} bytes moved" if entry.dma_bytes else ""
+        helpers = f" with {', '.join(entry.helpers)}" if entry.helpers else ""
+        console.print(
+            f"  {'  ' * entry.depth}loop {entry.first_line}: {entry.busy_us:.2f} us ({times}){wait}{runs}{moved}  "
+            f"{entry.header}{helpers}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+    if len(loops) > MOST_LOOPS:
+        console.print(f"  and {len(loops) - MOST_LOOPS} more loops: --sql 'SELECT * FROM SourceLoop'", highlight=False)
 
 
 def _say(console: Console, title: str, text: str) -> None:

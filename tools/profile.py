@@ -14,9 +14,9 @@ from tools.task import EngineTime, Finding, Frozen, Target
 
 
 class ProfileArgs(KernelArgs):
-    """Profile a kernel: busy time of each engine, the heaviest lines, the longest waits, bytes and utilisation."""
+    """Profile a kernel: busy time of each engine, the heaviest lines and loops, the longest waits, bytes and utilisation."""
 
-    top: int = Field(default=10, ge=1, le=100, description="How many lines and waits to list.")
+    top: int = Field(default=10, ge=1, le=100, description="How many lines, loops and waits to list.")
 
 
 class LineCost(Frozen):
@@ -29,6 +29,21 @@ class LineCost(Frozen):
     instructions: int
     dma_bytes: int
     engine: str
+
+
+class LoopCost(Frozen):
+    """Engine time that one loop causes, loops inside it included."""
+
+    line: int
+    header: str
+    depth: int
+    iterations: int | None
+    """How often its body ran; null where the instructions don't tell."""
+    busy_us: float
+    stall_us: float
+    instructions: int
+    dma_bytes: int
+    engines: dict[str, float]
 
 
 class WaitCost(Frozen):
@@ -59,6 +74,7 @@ class ProfileResult(Frozen):
     """The busiest engine without any waiting."""
     engines: tuple[EngineTime, ...] = ()
     lines: tuple[LineCost, ...] = ()
+    loops: tuple[LoopCost, ...] = ()
     waits: tuple[WaitCost, ...] = ()
     hbm_read_bytes: int = 0
     hbm_write_bytes: int = 0
@@ -111,6 +127,20 @@ def profile(args: ProfileArgs, *, worker: Worker | None = None) -> ProfileResult
                 engine=line.engine,
             )
             for line in found.lines[: args.top]
+        ),
+        loops=tuple(
+            LoopCost(
+                line=entry.first_line,
+                header=entry.header,
+                depth=entry.depth,
+                iterations=entry.iterations,
+                busy_us=entry.busy_us,
+                stall_us=entry.stall_us,
+                instructions=entry.instructions,
+                dma_bytes=entry.dma_bytes,
+                engines=entry.engines,
+            )
+            for entry in found.loops[: args.top]
         ),
         waits=tuple(
             WaitCost(

@@ -44,6 +44,39 @@ def test_it_says_where_the_time_goes(run: Run) -> None:
     assert "Findings" in out
 
 
+TILED = """
+import nki
+import nki.isa as nisa
+import nki.language as nl
+
+
+@nki.jit
+def kernel(x):
+    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    for i in nl.affine_range(x.shape[0] // 128):
+        tile = nl.ndarray((128, x.shape[1]), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=tile, src=x[i * 128:(i + 1) * 128, :])
+        nisa.tensor_scalar(dst=tile, data=tile, op0=nl.multiply, operand0=2.0)
+        nisa.dma_copy(dst=out[i * 128:(i + 1) * 128, :], src=tile)
+    return out
+"""
+
+
+def test_time_is_shown_by_loop(run: Run) -> None:
+    Path("tiled.py").write_text(TILED)
+    status, out, _ = run("tiled.py", "--input", "x=640x512:float32")
+    assert status == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("  loop 10: ")]
+    assert ", 5 iterations, " in line
+    assert line.endswith("for i in nl.affine_range(x.shape[0] // 128)")
+    _, out, _ = run("tiled.py", "--input", "x=640x512:float32", "--json")
+    (loop,) = json.loads(out)["profile"]["loops"]
+    assert (loop["first_line"], loop["last_line"], loop["iterations"]) == (10, 14, 5)
+    assert set(loop["engines"]) == {"DMA", "Vector"}
+    _, out, _ = run("tiled.py", "--input", "x=640x512:float32", "--sql", "SELECT iterations FROM sourceloop", "--json")
+    assert json.loads(out) == [{"iterations": 5}]
+
+
 def test_json_is_alone_on_standard_output(run: Run) -> None:
     status, out, _ = run("double.py", *INPUT, "--json", "--html", "r.html", "--explain", "Vector", "--what-if")
     found = json.loads(out)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
-from tests.insight.conftest import blocked
+from tests.insight.conftest import blocked, record
 from tests.insight.test_gaps import programs
 from tools.export import query, tables, to_perfetto, write_parquet, write_perfetto, write_text
 from tools.insight import Observed
@@ -84,6 +84,29 @@ def test_a_repeat_factor_counts_the_reloads(seen: Observed) -> None:
     assert rows["x"]["load_to_sbuf_repeat_factor"] == 1.0
     assert rows["w"]["load_to_sbuf_repeat_factor"] == 4.0
     assert rows["x"]["type"] == "IN"
+
+
+def test_loops_are_a_table_and_add_up_by_engine(seen: Observed) -> None:
+    found = query(
+        tables(seen), "SELECT header, iterations, parent_line, busy_us, tensor_us, dma_us FROM SourceLoop"
+    ).rows
+    assert [(row[0][:5], row[1]) for row in found] == [("for m", 4), ("for n", 4), ("for k", 16)]
+    kernel = {entry.first_line: entry for entry in seen.profile.loops}
+    for _, _, parent, busy, tensor, dma in found:
+        assert parent in (0, *kernel)
+        assert 0 < tensor < busy
+        assert 0 < dma < busy
+
+
+def test_a_kernel_without_loops_has_the_table_empty() -> None:
+    source = (
+        "import nki\nimport nki.language as nl\nimport nki.isa as nisa\n\n@nki.jit\ndef kernel(x):\n"
+        "    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)\n    nisa.dma_copy(out, x)\n    return out\n"
+    )
+    result = record(source, np.zeros((128, 64), np.float32))
+    found = tables(Observed.of(result.trace, result.machine))["SourceLoop"]
+    assert found.num_rows == 0
+    assert "iterations" in found.column_names
 
 
 def test_parquet_files_read_back_and_answer_sql(seen: Observed, tmp_path: Path) -> None:

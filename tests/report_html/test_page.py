@@ -68,6 +68,11 @@ def test_it_shows_what_the_tools_found(seen: Observed) -> None:
     assert data["latency"] == seen.profile.latency_us
     assert {a["rule"] for a in data["advice"]} >= {"D1"}  # type: ignore[attr-defined]
     assert [g["target"] for g in data["generations"]] == ["trn1", "trn2", "trn3"]  # type: ignore[attr-defined]
+    loops = data["loops"]
+    assert isinstance(loops, list)
+    assert [(entry["header"][:5], entry["depth"], entry["iterations"]) for entry in loops] == [
+        ("for m", 0, 4), ("for n", 1, 4), ("for k", 2, 16),
+    ]  # fmt: skip
     (source,) = data["sources"]  # type: ignore[misc]
     hot = max(source["use"], key=lambda k: source["use"][k]["busy"])
     assert "nisa." in source["lines"][int(hot) - 1]

@@ -52,6 +52,10 @@ def test_profile_attributes_time_to_lines(worker: Worker) -> None:
     assert len(found.lines) == 3
     assert any("tensor_tensor" in line.source for line in found.lines)
     assert found.hbm_read_bytes == 2 * 192 * 96 * 4
+    (loop,) = found.loops
+    assert loop.header.startswith("for start in range(")
+    assert (loop.depth, loop.iterations) == (0, 2)
+    assert loop.busy_us == pytest.approx(sum(loop.engines.values()))
     assert not profile(ProfileArgs(source="def kernel(x, y: pass", inputs=INPUTS), worker=worker).ok
 
 

@@ -2,7 +2,7 @@
 
 Names, units and types follow the public schema reference (version 7.4 of the schema): timestamps and durations of events
 are int64 nanoseconds, the times of `Summary` seconds, rates bytes per second. Columns that have no counterpart in a
-simulation (checksums, compiler ids, device names) are left out. `SourceLine` and `Stall` are ours.
+simulation (checksums, compiler ids, device names) are left out. `SourceLine`, `SourceLoop` and `Stall` are ours.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def tables(seen: Observed) -> dict[str, pa.Table]:
         "PsumUsage": _psum(seen),
         "PendingDma": _pending(seen),
         "SourceLine": _lines(seen),
+        "SourceLoop": _loops(seen),
         "Stall": _stalls(seen),
     }
 
@@ -398,6 +399,37 @@ def _lines(seen: Observed) -> pa.Table:
         for entry in seen.profile.lines
     ]
     return pa.Table.from_pylist(rows)
+
+
+_LOOPS = pa.schema(
+    [
+        ("file", pa.string()),
+        ("first_line", pa.int64()),
+        ("last_line", pa.int64()),
+        ("header", pa.string()),
+        ("depth", pa.int64()),
+        ("parent_line", pa.int64()),
+        ("iterations", pa.int64()),
+        ("busy_us", pa.float64()),
+        ("own_us", pa.float64()),
+        *((f"{name.lower()}_us", pa.float64()) for name in (*ENGINE_NAMES, "DMA")),
+        ("active_us", pa.float64()),
+        ("stall_us", pa.float64()),
+        ("instruction_count", pa.int64()),
+        ("dma_bytes", pa.int64()),
+        ("helpers", pa.string()),
+    ]
+)
+"""Columns of `SourceLoop`: a kernel without loops has an empty table of the same form."""
+
+
+def _loops(seen: Observed) -> pa.Table:
+    rows = []
+    for entry in seen.profile.loops:
+        row: dict[str, Any] = {name: getattr(entry, name) for name in _LOOPS.names if hasattr(entry, name)}
+        row |= {f"{name.lower()}_us": entry.engines.get(name, 0.0) for name in (*ENGINE_NAMES, "DMA")}
+        rows.append({**row, "instruction_count": entry.instructions, "helpers": ", ".join(entry.helpers)})
+    return pa.Table.from_pylist(rows, schema=_LOOPS)
 
 
 def _stalls(seen: Observed) -> pa.Table:

@@ -57,6 +57,7 @@ def content(
         ],
         "timeline": _timeline(seen),
         "roofline": _roofline(seen),
+        "loops": _loops(seen),
         "sources": _sources(seen),
         "advice": [
             {
@@ -227,6 +228,30 @@ def _roofline(seen: Observed) -> dict[str, Any]:
     }
 
 
+def _loops(seen: Observed) -> list[dict[str, Any]]:
+    return [
+        {
+            "where": f"{_name(entry.file)}:{entry.first_line}",
+            "header": entry.header,
+            "depth": entry.depth,
+            "iterations": entry.iterations,
+            "busy": entry.busy_us,
+            "engines": [[name, us] for name, us in entry.engines.items()],
+            "active": entry.active_us,
+            "stall": entry.stall_us,
+            "count": entry.instructions,
+            "bytes": _bytes(entry.dma_bytes) if entry.dma_bytes else "",
+            "helpers": list(entry.helpers),
+        }
+        for entry in seen.profile.loops
+    ]
+
+
+def _name(file: str) -> str:
+    """A file's name without its folder."""
+    return file.replace("\\", "/").rsplit("/", 1)[-1]
+
+
 def _sources(seen: Observed) -> list[dict[str, Any]]:
     used: dict[str, dict[int, Any]] = {}
     for entry in seen.profile.lines:
@@ -242,7 +267,7 @@ def _sources(seen: Observed) -> list[dict[str, Any]]:
         text = seen.trace.sources.get(file, "").splitlines()
         found.append(
             {
-                "file": file.replace("\\", "/").rsplit("/", 1)[-1],
+                "file": _name(file),
                 "lines": text,
                 "use": {str(k): v for k, v in lines.items()},
             }

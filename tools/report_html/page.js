@@ -75,6 +75,21 @@ if (!D.idle.length) none("idle", "No engine had any work.");
 byId("path").append(table(["line", "instruction", "time", "share"], D.path.map((p) => [p.where, `${p.count} x ${p.opcode}`, us(p.us), (100 * p.share).toFixed(1) + "%"]), [2, 3]));
 byId("generations").append(table(["target", "latency", "speed-up", "bottleneck"], D.generations.map((g) => [g.target, g.latency_us === null ? "-" : us(g.latency_us), g.speedup === null ? "-" : g.speedup.toFixed(2) + "x", g.obstacle || g.bottleneck]), [1, 2]));
 
+// ---- loops
+if (D.loops.length) {
+  const rows = D.loops.map((l) => {
+    const head = make("div", undefined, "loop"), link = make("button", l.where, "link");
+    head.style.paddingLeft = 18 * l.depth + "px";
+    link.addEventListener("click", () => mark(l.where));
+    head.append(make("code", l.header), document.createTextNode(" "), link);
+    if (l.helpers.length) head.append(make("div", `with ${l.helpers.join(", ")}, called only there`, "soft"));
+    const engines = l.engines.map(([name, time]) => `${name} ${us(time)}`).join(", ");
+    return [head, l.iterations === null ? "?" : String(l.iterations), us(l.active), us(l.busy), engines, us(l.stall), l.bytes, String(l.count)];
+  });
+  byId("loops").append(table(["loop", "iterations", "running", "engine time", "by engine", "waits", "moved", "instructions"], rows, [1, 2, 3, 5, 6, 7]));
+  byId("loops").append(make("p", "A loop includes the loops inside it. Lines of a helper count to the loop that holds all its calls; a helper that several loops call counts to the loop around them all, or to none. ?: the instructions don't tell how often it ran.", "soft"));
+} else none("loops", "The kernel has no loop that issues instructions.");
+
 // ---- source
 const marked = new Map();
 D.sources.forEach((s) => {
@@ -249,7 +264,7 @@ draw();
     add("line", { x1: px, x2: px, y1: py, y2: y(bound), stroke: "#b8476b", "stroke-dasharray": "3 3" });
     add("circle", { cx: px, cy: py, r: 5, fill: "#b8476b" });
     const left = px > W * 0.6;
-    add("text", { x: px + (left ? -9 : 9), y: py + 4, "font-size": 12, fill: "#1c2430", "text-anchor": left ? "end" : "start" }, `${R.achieved.toPrecision(3)} T/s, ${(100 * R.achieved / bound).toFixed(0)}% of the roof`);
+    add("text", { x: px + (left ? -9 : 9), y: py + 18, "font-size": 12, fill: "#1c2430", "text-anchor": left ? "end" : "start" }, `${R.achieved.toPrecision(3)} T/s, ${(100 * R.achieved / bound).toFixed(0)}% of the roof`);
   }
   label((W + L) / 2, H - 4, `${R.unit}s per HBM byte`, "middle");
   add("text", { x: 12, y: H / 2, "font-size": 11, fill: "#5b6675", "text-anchor": "middle", transform: `rotate(-90 12 ${H / 2})` }, `T ${R.unit}s / s`);

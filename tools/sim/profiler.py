@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tools.sim.instruction import Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
+from tools.sim.nests import Cost, LoopTime, loop_times
 from tools.sim.timing import ENGINES, LAW_NAMES, Timeline, Wait, on_grid
 
 ENGINE_NAMES = ("Tensor", "Vector", "Scalar", "GpSimd", "Sync")
@@ -112,6 +113,8 @@ class Profile:
     """The busiest of the five engines and the DMA engines."""
     lines: tuple[LineTime, ...]
     stalls: tuple[Stall, ...]
+    loops: tuple[LoopTime, ...]
+    """Every loop of the source that issued instructions, outer before inner, each with the loops inside it."""
 
     def to_json(self) -> dict[str, Any]:
         """This profile as plain JSON values."""
@@ -190,6 +193,7 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
     reads, writes = hbm_bytes(trace, cost.is_dma)
     read, write = int(reads.sum()), int(writes.sum())
     unique = _unique_input_bytes(trace, cost.is_dma)
+    spent = _cost(trace, timeline)
     hardware, transposes, weight = flops(trace, cost.law)
     total_flops, transpose_flops = int(hardware.sum()), int(transposes.sum())
     adjusted = float((hardware * weight).sum())
@@ -236,8 +240,9 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
         compute_us=adjusted / peak / 1e3,
         pipeline_us=max(busiest.values()) / 1e3,
         bottleneck=bottleneck,
-        lines=_lines(trace, timeline),
+        lines=_lines(trace, spent),
         stalls=_stalls(trace, timeline),
+        loops=loop_times(trace, spent),
     )
 
 
@@ -268,23 +273,34 @@ def _unique_input_bytes(trace: Trace, is_dma: NDArray[np.bool_]) -> int:
     return int(np.minimum(total, sizes).sum())
 
 
-def _lines(trace: Trace, timeline: Timeline) -> tuple[LineTime, ...]:
+def _cost(trace: Trace, timeline: Timeline) -> Cost:
+    """What each instruction cost, for sums by line and by loop."""
+    cost = timeline.costs
+    within = timeline.lane % timeline.lanes
+    share = (cost.last_engine - cost.first_engine) / 16
+    return Cost(
+        held=np.where(cost.is_dma, cost.work_ns * share, timeline.issue_ns - timeline.start_ns),
+        where=np.where(cost.is_dma, ENGINES, within),
+        names=(*ENGINE_NAMES, "DMA"),
+        waited=timeline.waited_ns * (within < ENGINES),
+        moved=trace.column(Inst.BYTES) * cost.is_dma,
+        start=timeline.start_ns,
+        end=np.where(cost.is_dma, np.maximum(timeline.data_end_ns, timeline.issue_ns), timeline.end_ns),
+    )
+
+
+def _lines(trace: Trace, cost: Cost) -> tuple[LineTime, ...]:
     line = trace.column(Inst.LINE)
     count = len(trace.lines)
-    cost = timeline.costs
-    share = (cost.last_engine - cost.first_engine) / 16
-    held = np.where(cost.is_dma, cost.work_ns * share, timeline.issue_ns - timeline.start_ns)
-    where = np.where(cost.is_dma, ENGINES, timeline.lane % timeline.lanes)
     table = np.zeros((count, ENGINES + 1))
-    np.add.at(table, (line, where), held)
-    stall = np.bincount(line, timeline.waited_ns * (timeline.lane % timeline.lanes < ENGINES), count)
+    np.add.at(table, (line, cost.where), cost.held)
+    stall = np.bincount(line, cost.waited, count)
     numbers = np.bincount(line, minlength=count)
-    moved = np.bincount(line, trace.column(Inst.BYTES) * cost.is_dma, count)
-    names = (*ENGINE_NAMES, "DMA")
+    moved = np.bincount(line, cost.moved, count)
     found = [
         LineTime(
             trace.lines[k][0], trace.lines[k][1], float(table[k].sum()) / 1e3, float(stall[k]) / 1e3,
-            int(numbers[k]), int(moved[k]), names[int(table[k].argmax())],
+            int(numbers[k]), int(moved[k]), cost.names[int(table[k].argmax())],
         )
         for k in np.flatnonzero(numbers)
     ]  # fmt: skip
