@@ -96,7 +96,7 @@ def test_beta1_rules(body: str, code: str) -> None:
 
 
 def test_beta1_tiles_made_before_the_block_are_visible_after_it() -> None:
-    body = "t = nl.ndarray((4, 4), nl.float32)\n    for i in nl.affine_range(2):\n        t = nl.load(a)\n    nl.store(a, t)"
+    body = "t = nl.ndarray((4, 4), nl.float32)\n    for i in nl.affine_range(2):\n        t = nl.load(a)\n    y = nl.exp(t)"
     assert codes(inside(body), BETA1_HEAD, "neuronxcc.nki") == []
 
 
@@ -137,3 +137,82 @@ def test_strict_output_must_be_shared() -> None:
     with pytest.raises(KernelError) as caught:
         simulate(load_source(source), a, strict=True)
     assert caught.value.diagnostic.code == "KW-STRICT-OUTPUT"
+
+
+def parameters(body: str, signature: str = "a, out") -> list[tuple[str, int, str]]:
+    source = BETA1_HEAD + "import neuronxcc.nki.typing as nt\n@nki.jit\ndef kernel(" + signature + "):\n"
+    source += "".join(f"    {line}\n" for line in dedent(body).strip().split("\n"))
+    found = compiler_rules(source, "kernel.py", "neuronxcc.nki")
+    return [(d.code, d.where.line - 6 if d.where else 0, d.operand) for d in found]
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("nl.store(out, nl.load(a))\nreturn out", 1),
+        ("nl.store(out[0:4], value=nl.load(a))\nreturn out", 1),
+        ("nisa.dma_copy(dst=out, src=a)\nreturn out", 1),
+        ("o = out.reshape((4, 4))\nfor i in nl.affine_range(2):\n    nl.store(o[i], value=nl.load(a))\nreturn out", 3),
+        ("def put(where, x):\n    nl.store(where[...], x)\nput(out, nl.load(a))\nreturn out", 2),
+        ("x, o = a, out\nnl.store(o, nl.load(x))\nreturn out", 2),
+    ],
+)
+def test_beta1_parameters_are_read_only(body: str, line: int) -> None:
+    assert parameters(body) == [("KW-STRICT-IMMUTABLE", line, "out")]
+    assert parameters(body, "a, out: nt.mutable_tensor") == []
+    assert parameters(body, "a, out: 'nt.mutable_tensor'") == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "out = nl.ndarray((4, 4), a.dtype, buffer=nl.shared_hbm)\nnl.store(out, nl.load(a))\nreturn out",
+        "a = nl.load(a)\na[0:1] = 0.0\nreturn out",
+        "if out.shape[0] > 1:\n    out = nl.ndarray((4, 4), a.dtype, buffer=nl.shared_hbm)\nnl.store(out, nl.load(a))\nreturn out",
+    ],
+)
+def test_beta1_names_that_no_longer_mean_a_parameter_may_be_written(body: str) -> None:
+    assert parameters(body) == []
+
+
+def test_beta1_writable_parameters_are_results() -> None:
+    signature = "a, out: nt.mutable_tensor"
+    store = "nl.store(out, nl.load(a))\n"
+    missing = [("KW-STRICT-NOT-RETURNED", 0, "out")]
+    assert parameters(store, signature) == missing
+    assert parameters(store + "b = nl.ndarray((4, 4), a.dtype, buffer=nl.shared_hbm)\nreturn b", signature) == missing
+    assert parameters(store + "return a, out", signature) == []
+    assert parameters(store + "o = out\nreturn o", signature) == []
+    assert parameters(store + "results = [a, out]\nreturn results", signature) == []
+
+
+def test_a_jitted_function_that_another_kernel_calls_may_write_what_it_is_given() -> None:
+    body = """
+    @nki.jit
+    def put(where, x):
+        nl.store(where, x)
+
+    @nki.jit(mode="trace")
+    def traced(where, x):
+        nl.store(where, x)
+
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        put(out, nl.load(a))
+        return out
+    """
+    assert codes(body, BETA1_HEAD, "neuronxcc.nki") == []
+
+
+def test_strict_simulation_stops_at_a_write_to_a_parameter() -> None:
+    body = "@nki.jit\ndef kernel(a{}):\n    nl.store(a, nl.load(a) + 1)\n    return a\n"
+    x = np.zeros((4, 4), np.float32)
+    with pytest.raises(KernelError, match="KW-STRICT-IMMUTABLE") as caught:
+        simulate(load_source(BETA1_HEAD + body.format(""), "kernel"), x, strict=True)
+    where = caught.value.diagnostic.where
+    assert where is not None
+    assert (where.line, where.column) == (6, 4)
+    head = BETA1_HEAD + "import neuronxcc.nki.typing as nt\n"
+    simulate(load_source(head + body.format(": nt.mutable_tensor"), "kernel"), x, strict=True)
+    assert x.max() == 1

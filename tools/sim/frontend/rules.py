@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from tools.sim.errors import Diagnostic, Severity, SourceRange
+from tools.sim.errors import Diagnostic, Severity
+from tools.sim.frontend.mutability import parameter_faults
+from tools.sim.frontend.source_text import SourceText
 
 _LANGUAGE = {"nl": "nki.language", "nisa": "nki.isa"}
 _BETA1_ONLY = {
@@ -63,27 +65,13 @@ def compiler_rules(source: str, filename: str, dialect: str) -> list[Diagnostic]
         tree = ast.parse(source)
     except SyntaxError:
         return []
-    reader = _Reader(filename, source.splitlines())
+    reader = _Reader(filename, source)
     found = reader.beta1(tree) if dialect == "neuronxcc.nki" else reader.current(tree)
     return sorted(found, key=lambda d: (d.where.line, d.where.column) if d.where else (0, 0))
 
 
-class _Reader:
-    """Walks one module and knows where its text is."""
-
-    def __init__(self, filename: str, lines: list[str]) -> None:
-        self.filename = filename
-        self.lines = lines
-
-    def finding(
-        self, node: ast.AST, code: str, message: str, fix: str, severity: Severity = Severity.ERROR
-    ) -> Diagnostic:
-        line = getattr(node, "lineno", 1)
-        text = self.lines[line - 1].strip() if 0 < line <= len(self.lines) else ""
-        column = getattr(node, "col_offset", -1)
-        end_line, end_column = getattr(node, "end_lineno", -1) or -1, getattr(node, "end_col_offset", -1)
-        where = SourceRange(self.filename, line, column, end_line, -1 if end_column is None else end_column, text)
-        return Diagnostic(code=code, message=message, severity=severity, where=where, fix=fix)
+class _Reader(SourceText):
+    """Walks one module."""
 
     # -- current dialect ---------------------------------------------------------------------------------------------
 
@@ -252,6 +240,28 @@ class _Reader:
             if _jit_decorator(function) is not None:
                 yield from self._scopes(function)
                 yield from self._loops(function)
+        yield from self._parameters(tree)
+
+    def _parameters(self, tree: ast.Module) -> Iterator[Diagnostic]:
+        for fault in parameter_faults(tree):
+            name = fault.parameter
+            if fault.returned:
+                yield self.finding(
+                    fault.node,
+                    "KW-STRICT-NOT-RETURNED",
+                    f"err_mutable_parameter_not_returned: {name} is annotated mutable_tensor but isn't a result",
+                    f"return {name} as well, or drop the annotation",
+                    operand=name,
+                )
+            else:
+                yield self.finding(
+                    fault.node,
+                    "KW-STRICT-IMMUTABLE",
+                    f"err_cannot_update_immutable_parameter: this writes the parameter {name}, which is read-only",
+                    f"annotate {name}: nt.mutable_tensor and return it, or write a tensor made with "
+                    "nl.ndarray(..., buffer=nl.shared_hbm)",
+                    operand=name,
+                )
 
     def _scopes(self, function: ast.FunctionDef) -> Iterator[Diagnostic]:
         """A tile that a loop body creates is dead after the loop: err_local_variable_used_out_of_scope."""
