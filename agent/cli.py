@@ -257,7 +257,8 @@ def lint(
         print(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(f"{file}:{finding.line or 1}: {str(finding).removeprefix(f'line {finding.line}: ')}")
+            place = f"{finding.line or 1}" + (f":{finding.column}" if finding.column else "")
+            print(f"{file}:{place}: {str(finding).removeprefix(f'line {finding.line}: ')}")
         if not findings:
             print(f"{file}: no findings")
     return MISSED if any(finding.severity == "error" for finding in findings) else OK

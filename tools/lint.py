@@ -9,7 +9,7 @@ from tools.task import Finding, Frozen
 
 
 class LintArgs(BaseModel):
-    """Check kernel source without running it: syntax, imports, and names that a kernel may not use."""
+    """Check kernel source without running it: syntax, imports, names that don't exist, oversized tiles."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -31,6 +31,8 @@ from tools.sim.errors import Diagnostic
 from tools.sim.frontend.loader import detect_dialect
 from tools.sim.frontend.modules import language_module
 from tools.sim.frontend.rules import compiler_rules
+from tools.sim.frontend.source_names import unknown_names
+from tools.sim.frontend.source_shapes import partition_limits
 
 FILENAME = "kernel.py"
 """What diagnostics and traces call the kernel's source."""
@@ -76,7 +78,15 @@ def lint(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
     findings = list(source_rules.violations(source, FILENAME))
     if job.get("strict"):
         findings += compiler_rules(source, FILENAME, detect_dialect(source))
+    said = set(map(_place, findings))
+    more = (*unknown_names(source, FILENAME), *partition_limits(source, FILENAME))
+    findings += [d for d in more if _place(d) not in said]
+    findings.sort(key=_place)
     return {"findings": [d.to_json() for d in findings]}, ()
+
+
+def _place(finding: Diagnostic) -> tuple[int, int]:
+    return (finding.where.line, finding.where.column) if finding.where else (0, -1)
 
 
 def record(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:

@@ -65,4 +65,4 @@ def test_a_finding_of_lint_names_its_line_once(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert capsys.readouterr().out.startswith(f"{tmp_path}/k.py:2: error KW-IMPORT")
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/k.py:2:1: error KW-IMPORT")

@@ -46,6 +46,22 @@ def test_lint_runs_nothing(worker: Worker) -> None:
     assert lint(LintArgs(source="import nki\n"), worker=worker).findings == ()
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_lint_reports_unknown_names_and_oversized_tiles_once(worker: Worker, strict: bool) -> None:
+    source = (
+        "import nki\nimport nki.language as nl\n@nki.jit\ndef kernel(a):\n"
+        "    i = nl.arange(4)\n    t = nl.ndarray((256, 4), nl.float32, buffer=nl.sbuf)\n    return nl.addd(t, i)\n"
+    )
+    found = lint(LintArgs(source=source, strict=strict), worker=worker).findings
+    removed = "KW-STRICT-REMOVED" if strict else "KW-UNKNOWN-NAME"
+    assert [(f.code, f.line, f.column) for f in found] == [
+        (removed, 5, 9),
+        ("KW-PARTITION-LIMIT", 6, 21),
+        ("KW-UNKNOWN-NAME", 7, 12),
+    ]
+    assert found[2].fix == "did you mean nl.add?"
+
+
 def test_profile_attributes_time_to_lines(worker: Worker) -> None:
     found = profile(ProfileArgs(source=ADD_KERNEL.source, inputs=INPUTS, top=3), worker=worker)
     assert found.ok

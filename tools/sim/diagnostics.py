@@ -162,6 +162,7 @@ MEANINGS: dict[str, str] = {
     "KW-TRANSPOSE-SIZE": "a transpose that is too large for its engine",
     "KW-TWO-PSUM": "two inputs of one instruction in PSUM",
     "KW-UNINITIALISED": "an element read that nothing ever wrote",
+    "KW-UNKNOWN-NAME": "a name that the language's modules don't have",
     "KW-UNUSED-RESULT": "a tile written and never read",
     "KW-VIEW": "bytes that can't be seen as another type",
     "KW-VIEW-DIM": "a dimension that the view doesn't have",

@@ -11,17 +11,10 @@ from collections.abc import Iterator
 
 from tools.sim.errors import Diagnostic, Severity
 from tools.sim.frontend.mutability import parameter_faults
+from tools.sim.frontend.source_names import BETA1_ONLY
 from tools.sim.frontend.source_text import SourceText
 
 _LANGUAGE = {"nl": "nki.language", "nisa": "nki.isa"}
-_BETA1_ONLY = {
-    "arange": "slices or nl.ds",
-    "mgrid": "slices or nl.ds",
-    "par_dim": "dimension 0, which is always the partition dimension",
-    "loop_reduce": "an accumulator tile",
-    "spmd_dim": "a grid of one number",
-    "static_cast": "the dtype of the destination",
-}
 _REMOVED_TOOLS = ("benchmark", "baremetal", "profile", "simulate_kernel", "trace")
 _REMOVED_ISA = {"tensor_copy_dynamic_src": "0.4", "tensor_copy_dynamic_dst": "0.4"}
 _ALIASES = {"affine_range": "range", "sequential_range": "range", "static_range": "range"}
@@ -198,8 +191,8 @@ class _Reader(SourceText):
     def _attribute(self, node: ast.Attribute) -> Iterator[Diagnostic]:
         owner = node.value.id if isinstance(node.value, ast.Name) else ""
         name = node.attr
-        if owner == "nl" and name in _BETA1_ONLY:
-            yield self.finding(node, "KW-STRICT-REMOVED", f"nl.{name} is gone since 0.2", f"use {_BETA1_ONLY[name]}")
+        if owner == "nl" and name in BETA1_ONLY:
+            yield self.finding(node, "KW-STRICT-REMOVED", f"nl.{name} is gone since 0.2", f"use {BETA1_ONLY[name]}")
         elif owner == "nki" and name in _REMOVED_TOOLS:
             yield self.finding(
                 node, "KW-STRICT-REMOVED", f"nki.{name} is gone since 0.2", "use nki.simulate or a profiler"
