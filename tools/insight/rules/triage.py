@@ -93,6 +93,17 @@ def under_used(case: Case) -> Advice | None:
     )
 
 
+def _latency_inside(case: Case) -> str:
+    """Why an engine counts as active longer than its work takes; empty when none does."""
+    use, profile = _busiest(case), case.seen.profile
+    if use.busy_us <= profile.pipeline_us:
+        return ""
+    return (
+        f"; the {use.engine} Engine counts as active {use.active_percent:.0f}% because it does so until the last result of "
+        "an instruction is there, while it could take the next one earlier"
+    )
+
+
 @rule("T5")
 def serialised(case: Case) -> Advice | None:
     """Total time far above the busiest engine's."""
@@ -102,8 +113,8 @@ def serialised(case: Case) -> Advice | None:
     return Advice(
         "T5",
         "Engines take turns instead of overlapping.",
-        f"The busiest resource ({profile.bottleneck}) needs {profile.pipeline_us:.2f} us, the launch takes "
-        f"{profile.latency_us:.2f} us ({profile.latency_us / profile.pipeline_us:.2f}x).",
+        f"The busiest resource ({profile.bottleneck}) needs {profile.pipeline_us:.2f} us back to back, the launch takes "
+        f"{profile.latency_us:.2f} us ({profile.latency_us / profile.pipeline_us:.2f}x){_latency_inside(case)}.",
         "work tile by tile with a buffer per iteration, so that loads, compute and stores of different tiles overlap.",
         proof=case.prove(lambda: what_if.all_stalls_removed(case.seen)),
     )
