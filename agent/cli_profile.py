@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def profile(
     ],
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="NAME=SHAPE:DTYPE", help="One per input, e.g. a=512x1024:bfloat16."),
+        typer.Option("--input", metavar="NAME=SHAPE:DTYPE", help="One per argument, in order, e.g. a=512x1024:bfloat16."),
     ] = None,
     target: Annotated[str | None, typer.Option("--target", help="trn1, trn2 (default) or trn3.")] = None,
     sql: Annotated[
@@ -80,6 +81,7 @@ def profile(
     from tools.profiled import find_error, find_precision, profile_kernel
 
     asked = _asked(kernel, inputs or [], target, reference)
+    _check_places(files=[html, perfetto], folders=[parquet])
     if locate and asked.reference is None:
         raise RequestError("--locate compares with a reference; give --reference FILE.py:FUNCTION")
     done = profile_kernel(asked.kernel, asked.inputs, asked.target, filename=asked.filename)
@@ -88,7 +90,11 @@ def profile(
         _show_rows(_answer(seen, sql), as_json)
         _write(done, html, parquet, perfetto, quiet=as_json)
         return 0
-    found: dict[str, Any] = {"kernel": done.title, "profile": seen.profile.to_json()}
+    found: dict[str, Any] = {
+        "kernel": done.title,
+        "findings": [finding.model_dump(mode="json") for finding in done.findings],
+        "profile": seen.profile.to_json(),
+    }
     console = Console()
     sections: list[Callable[[], None]] = [lambda: _show_profile(console, done)]
     asked_for_part = explain is not None or what_if or precision or locate
@@ -184,6 +190,30 @@ def _answer(seen: Observed, sql: str) -> Result:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
+def _check_places(files: list[Path | None], folders: list[Path | None]) -> None:
+    """Refuse places that can't be written, before any work is spent.
+
+    Raises:
+        RequestError: a path is of the wrong kind, or its folder doesn't exist or can't be written.
+    """
+    for path in filter(None, files):
+        if path.is_dir():
+            raise RequestError(f"can't write {path}: it is a folder; name a file in it")
+        _probe(path, path.parent)
+    for path in filter(None, folders):
+        if path.exists() and not path.is_dir():
+            raise RequestError(f"can't write the tables into {path}: it is a file; name a folder")
+        _probe(path, next(place for place in (path, *path.absolute().parents) if place.is_dir()))
+
+
+def _probe(path: Path, folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(f"can't write {path} ({error.strerror}); check the folder") from error
+
+
 def _write(done: Profiled, html: Path | None, parquet: Path | None, perfetto: Path | None, *, quiet: bool) -> None:
     """Write what was asked for, each file whole or not at all.
 
@@ -248,6 +278,8 @@ def _show_profile(console: Console, done: Profiled) -> None:
         f"{p.mbu_estimated_percent:.1f}%, MFU {p.mfu_estimated_percent:.1f}%",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
+    for finding in done.findings:
+        console.print(f"  {finding}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     by_place = {place: k for k, place in enumerate(done.seen.trace.lines)}
     for line in p.lines[:MOST_LINES]:
         text = done.seen.source(by_place.get((line.file, line.line), -1))

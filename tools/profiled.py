@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools import draws
-from tools.insight import Location, Observed, PrecisionReport, TraceError, locate, precision_report
+from tools.insight import Location, Observed, PrecisionReport, TraceError, locate, precision_report, unwritten_reads
 from tools.program import Malformed, Program
 from tools.sandbox import JobFailed, Worker, borrowed
 from tools.sim.errors import KernelError, UnsupportedError
+from tools.sim.hazards import hazards
 from tools.sim.machine import machine
-from tools.task import Kernel, Reference, Target, TensorSpec, Tolerance
+from tools.task import Finding, Kernel, Reference, Target, TensorSpec, Tolerance
 from tools.task_errors import RequestError
 from tools.wire import WireError
 
@@ -34,11 +35,13 @@ class Profiled:
         title: file and function.
         program: the recorded instructions, which can be replayed on data.
         seen: the trace placed in time, under the user's own file name.
+        findings: errors and warnings that recording and the instruction stream show; wrong values need a run on data.
     """
 
     title: str
     program: Program
     seen: Observed
+    findings: tuple[Finding, ...] = ()
 
 
 def profile_kernel(
@@ -75,7 +78,10 @@ def profile_kernel(
         seen = Observed.of(trace, machine(target))
     except (TraceError, UnsupportedError) as error:
         raise RequestError(f"{filename}: {error}") from error
-    return Profiled(f"{filename}:{kernel.function}", replace(program, trace=trace), seen)
+    streamed = [Finding(**d.to_json()) for d in (*unwritten_reads(trace), *hazards(trace, machine(target)))]
+    findings = {str(f): f for f in (*recorded.findings, *streamed) if f.severity != "note"}
+    title = f"{filename}:{kernel.function}"
+    return Profiled(title, replace(program, trace=trace), seen, tuple(findings.values()))
 
 
 def find_precision(profiled: Profiled, inputs: Sequence[TensorSpec], seed: int = 0) -> PrecisionReport:

@@ -77,6 +77,25 @@ def test_time_is_shown_by_loop(run: Run) -> None:
     assert json.loads(out) == [{"iterations": 5}]
 
 
+def test_unwritten_memory_that_is_read_is_named(run: Run) -> None:
+    Path("unset.py").write_text(DOUBLE.replace("    nisa.dma_copy(dst=tile, src=x)\n", ""))
+    status, out, _ = run("unset.py", *INPUT)
+    assert status == 0
+    assert "warning KW-UNINITIALISED" in out
+    _, out, _ = run("unset.py", *INPUT, "--json")
+    (finding,) = json.loads(out)["findings"]
+    assert finding["source"].startswith("nisa.tensor_scalar(dst=doubled, data=tile")
+    _, out, _ = run("double.py", *INPUT, "--json")
+    assert json.loads(out)["findings"] == []
+
+
+def test_a_place_that_cant_be_written_is_refused_before_any_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.profiled.profile_kernel", lambda *a, **k: pytest.fail("the kernel was profiled"))
+    status, out, err = run("double.py", *INPUT, "--html", "no/such/folder/r.html")
+    assert (status, out) == (2, "")
+    assert "can't write no/such/folder/r.html" in err
+
+
 def test_json_is_alone_on_standard_output(run: Run) -> None:
     status, out, _ = run("double.py", *INPUT, "--json", "--html", "r.html", "--explain", "Vector", "--what-if")
     found = json.loads(out)
@@ -144,6 +163,9 @@ NO_STORE = DOUBLE.replace("nisa.dma_copy(dst=out, src=doubled)", "pass")
         (("double.py", *INPUT, "--sql", "SELECT * FROM read_csv('twice.py')"), "may only read"),
         (("store.py", *INPUT, "--html", "r.html"), "stores nothing"),
         (("double.py", *INPUT, "--html", "no/such/folder/r.html"), "can't write"),
+        (("double.py", *INPUT, "--html", "."), "it is a folder"),
+        (("double.py", *INPUT, "--perfetto", "no/t.json", "--json"), "can't write"),
+        (("double.py", *INPUT, "--parquet", "double.py"), "it is a file"),
         (("two.py", *INPUT), "two.py holds 2 kernels (a, b)"),
     ],
 )
