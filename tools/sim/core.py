@@ -25,6 +25,7 @@ from tools.sim.memory import Buffer
 from tools.sim.tensor import Tensor
 
 if TYPE_CHECKING:
+    from tools.sim.loops import LoopRecorder
     from tools.sim.team import Team
 
 
@@ -131,6 +132,7 @@ class Core:
         self.place: Place | None = None
         self.depends_on_data = False
         """Set when a shapes-only run took an index from a tensor's (unknown) value."""
+        self.recorder: LoopRecorder | None = None
         self._scratch = np.empty(0, np.float32)
 
     def scratch(self, size: int) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from tools.sim.frontend.loader import LoadedKernel
 from tools.sim.frontend.modules import tensor_class
 from tools.sim.frontend.rules import compiler_rules
 from tools.sim.instruction import Trace
+from tools.sim.loops import LoopRecorder, NotUniform
 from tools.sim.machine import Machine, machine
 from tools.sim.races import RaceWatch
 from tools.sim.team import Team
@@ -96,6 +97,7 @@ def simulate(
     seed: int = 0,
     max_instructions: int = 20_000_000,
     max_bytes: int = 64 << 30,
+    batched: bool = True,
     **kwargs: Any,
 ) -> SimResult:
     """Run a kernel on one simulated NeuronCore (or a pair).
@@ -110,6 +112,8 @@ def simulate(
         data: False records the instruction stream without computing values.
         seed: for random-number instructions.
         max_instructions, max_bytes: limits on the recorded stream and on host memory.
+        batched: record uniform loops once and compute their iterations together, where that is proven to change
+            nothing; False iterates one instruction after the other.
 
     Raises:
         KernelError: the kernel is at fault; carries the Diagnostic.
@@ -120,23 +124,35 @@ def simulate(
         raise ValueError(f"precision {precision!r} must be 'hardware' or 'exact'")
     loaded = _as_loaded(kernel)
     sizes = _grid(grid if grid is not None else (loaded.jit.grid if loaded.jit is not None else ()))
-    launch = Launch(
-        machine(target or _named_target(loaded.jit) or "trn2"),
-        SimOptions(
-            data=data,
-            precision=precision,
-            strict=strict,
-            seed=seed,
-            max_instructions=max_instructions,
-            max_bytes=max_bytes,
-        ),
-        files=loaded.files,
-        dialect=loaded.dialect,
-        grid=sizes,
+    options = SimOptions(
+        data=data, precision=precision, strict=strict, seed=seed, max_instructions=max_instructions, max_bytes=max_bytes
     )
-    if strict:
-        _apply_compiler_rules(loaded, launch)
-    return _Run(loaded, launch).execute(args, kwargs)
+    generation = machine(target or _named_target(loaded.jit) or "trn2")
+
+    def launch() -> Launch:
+        made = Launch(generation, options, files=loaded.files, dialect=loaded.dialect, grid=sizes)
+        if strict:
+            _apply_compiler_rules(loaded, made)
+        return made
+
+    if batched and loaded.dialect != "nki":
+        return _by_loops(loaded, launch, args, kwargs)
+    return _Run(loaded, launch()).execute(args, kwargs)
+
+
+def _by_loops(
+    loaded: LoadedKernel, launch: Callable[[], Launch], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> SimResult:
+    """Run a Beta-1 kernel whose uniform loops are recorded once; a loop that proves uneven is iterated in full."""
+    uneven: list[Any] = []
+    while True:
+        run = _Run(loaded, launch())
+        if not run.launch.options.data:
+            run.core.recorder = LoopRecorder(run.core, uneven)
+        try:
+            return run.execute(args, kwargs)
+        except NotUniform as found:
+            uneven.append(found.loop)
 
 
 def _apply_compiler_rules(loaded: LoadedKernel, launch: Launch) -> None:

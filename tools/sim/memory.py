@@ -6,6 +6,7 @@ written, so that reading the rest can be named instead of silently computing wit
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,38 @@ if TYPE_CHECKING:
 
 ON_CHIP = ("sbuf", "psum")
 _HBM = ("hbm", "private_hbm")
+_POOLED = range(1 << 15, 1 << 26)
+"""Sizes in bytes that are worth keeping: smaller ones come from the heap, larger ones are few."""
+_MOST_POOLED = 1 << 28
 POISON_BYTE = 0xFF
 """Fills bytes that were never written when something reads them: NaN in every float format that has one."""
+
+
+class _Pool:
+    """Memory of tiles that are gone, by size: a page that was used before costs no fault and may still be in the cache."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[NDArray[np.uint8]]] = {}
+        self.held = 0
+
+    def take(self, nbytes: int) -> NDArray[np.uint8]:
+        """Undefined bytes [nbytes]."""
+        try:
+            found = self.free[nbytes].pop()
+        except (KeyError, IndexError):
+            return np.empty(nbytes, np.uint8)
+        self.held -= nbytes
+        return found
+
+    def give(self, memory: NDArray[np.uint8]) -> None:
+        """Keep memory that nothing refers to any more."""
+        nbytes = memory.size
+        if nbytes in _POOLED and self.held + nbytes <= _MOST_POOLED:
+            self.held += nbytes
+            self.free.setdefault(nbytes, []).append(memory)
+
+
+_pool = _Pool()
 
 
 class Buffer:
@@ -106,7 +137,12 @@ class Buffer:
         nbytes = self.partitions * self.row_bytes
         if self.storage.itemsize != self.dtype.itemsize:
             nbytes = nbytes // self.dtype.itemsize * self.storage.itemsize
-        self.data = np.empty(max(nbytes, 1), np.uint8)
+        self.data = _pool.take(max(nbytes, 1))
+
+    def __del__(self) -> None:
+        data = self.data
+        if data is not None and self.host is None and sys.getrefcount(data) == 3:  # this name, the slot, the argument
+            _pool.give(data)
 
     def adopt(self, array: NDArray[Any]) -> None:
         """Use the bytes of a contiguous host array, which then sees every write."""
@@ -143,9 +179,23 @@ class Buffer:
     def _mark_cell(self, view: Tensor, nbytes: int) -> bool:
         """Note a written rectangle if it is a cell of the grid that the first one spans."""
         row0, row1, byte0, byte1, _ = view.region()
-        height, width = row1 - row0, byte1 - byte0
-        if height * width != nbytes or view.rows is not None:
+        if (row1 - row0) * (byte1 - byte0) != nbytes or view.rows is not None:
             return False
+        return self._mark_rectangle(row0, row1, byte0, byte1)
+
+    def mark_rectangle(self, row0: int, row1: int, byte0: int, byte1: int) -> None:
+        """Note that a rectangle was written, in a run without data; one that fits no grid is forgotten."""
+        if self._mark_rectangle(row0, row1, byte0, byte1) and self.area >= self.partitions * self.row_bytes:
+            self.pending = False
+            self.cells = {}
+
+    def covers(self, view: Tensor) -> bool:
+        """Whether all of a view is known to be written, in a run without data."""
+        return not self.pending or (bool(self.cells) and self._cells_cover(view))
+
+    def _mark_rectangle(self, row0: int, row1: int, byte0: int, byte1: int) -> bool:
+        height, width = row1 - row0, byte1 - byte0
+        nbytes = height * width
         if not self.cells:
             self.grid = (height, width)
         rows, columns = self.grid

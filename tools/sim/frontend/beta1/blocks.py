@@ -15,6 +15,7 @@ from tools.sim.dtypes import DType
 from tools.sim.frontend.beta1.index import Index, LoopIndex
 from tools.sim.frontend.beta1.promotion import dtype_of
 from tools.sim.frontend.beta1.tile import Tile, assign
+from tools.sim.loops import Frozen
 
 Placer = Callable[[tuple[int, ...]], tuple[int, int] | None]
 """Gives the (partition, byte) address of a block, or None when the allocator decides."""
@@ -38,7 +39,7 @@ def _plain(kinds: tuple[type, ...]) -> bool:
 class TileStore:
     """The tiles of one block tensor, by running number; `views` are parts of them that were asked for, by subscript."""
 
-    __slots__ = ("blocks", "core", "dtype", "fill", "name", "placer", "space", "tile_shape", "tiles", "views")
+    __slots__ = ("blocks", "core", "dtype", "fill", "later", "name", "placer", "space", "tile_shape", "tiles", "views")
 
     def __init__(
         self,
@@ -60,21 +61,41 @@ class TileStore:
         self.placer = placer
         self.fill = fill
         self.tiles: dict[int, Tile] = {}
+        self.later: dict[int, tuple[int, Frozen]] = {}
+        """Tiles whose instructions were derived from other iterations: buffer and state, until something asks for them."""
         self.views: dict[Any, Tile] = {}
 
     def tile(self, at: int) -> Tile:
         """Tile number `at`, allocated now if need be."""
         found = self.tiles.get(at)
         if found is None:
-            address = None
-            if self.placer is not None:
-                address = self.placer(tuple(int(i) for i in np.unravel_index(at, self.blocks)))
-            made = self.core.allocate(self.tile_shape, self.dtype, self.space, name=self.name, address=address)
+            late = self.later.pop(at, None) if self.later else None
+            if late is not None:
+                number, state = late
+                found = self.tiles[at] = state.thaw(number, self.address(at))
+                return found
+            made = self.core.allocate(self.tile_shape, self.dtype, self.space, name=self.name, address=self.address(at))
             assert isinstance(made, Tile)
             found = self.tiles[at] = made
+            if self.core.recorder is not None:
+                self.core.recorder.note_block(made.buffer.id, self, at)
             if self.fill is not None:
                 self.fill(found)
         return found
+
+    def address(self, at: int) -> tuple[int, int] | None:
+        """Where the kernel places tile number `at`, or None."""
+        if self.placer is None:
+            return None
+        return self.placer(tuple(int(i) for i in np.unravel_index(at, self.blocks)))
+
+    def known(self, at: int) -> int | None:
+        """Buffer of tile number `at`, or None when it isn't allocated."""
+        found = self.tiles.get(at)
+        if found is not None:
+            return found.buffer.id
+        late = self.later.get(at)
+        return None if late is None else late[0]
 
 
 class CastStore(TileStore):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.sim import context
-from tools.sim.frontend.beta1.mask import Mask
+from tools.sim.frontend.beta1.mask import Mask, not_affine
 
 Values = NDArray[np.int64]
 _FULL = slice(None)
@@ -263,6 +263,7 @@ class Index:
         if type(other) is int:
             return self._scale(other)
         if isinstance(other, Index):
+            not_affine()
             values = self.array() * other.array()
             return Index(0, values.shape, (0,) * values.ndim, values)
         factor = _integer(other)
@@ -274,6 +275,7 @@ class Index:
         divisor = _integer(other)
         if divisor is None:
             return NotImplemented
+        not_affine()
         if self.values is None and self.offset % divisor == 0 and not any(s % divisor for s in self.steps):
             return Index(self.offset // divisor, self.shape, tuple(s // divisor for s in self.steps))
         return Index(0, self.shape, (0,) * self.ndim, self.array() // divisor)
@@ -282,6 +284,7 @@ class Index:
         divisor = _integer(other)
         if divisor is None:
             return NotImplemented
+        not_affine()
         low, high = self.bounds
         if self.values is None and low // divisor == high // divisor:
             return self._shift(-(low // divisor) * divisor)

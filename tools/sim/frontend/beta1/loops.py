@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 from tools.sim import context
+from tools.sim.frontend.beta1.affine import body_of
 from tools.sim.frontend.beta1.index import LoopIndex
 from tools.sim.frontend.beta1.mask import resolve
 from tools.sim.frontend.beta1.movement import in_sbuf, source, tile_of, unknown
@@ -18,6 +20,12 @@ from tools.sim.tensor import Tensor
 _HINTS = ("precise_schedule", "multi_buffer", "name")
 
 
+def _index(value: int, first: bool) -> LoopIndex:
+    index = LoopIndex(value)
+    index.first = first
+    return index
+
+
 class Loop:
     """`nl.affine_range(...)`: integers that know the first iteration of their loop."""
 
@@ -27,12 +35,14 @@ class Loop:
         self.values = values
 
     def __iter__(self) -> Iterator[LoopIndex]:
-        first = True
-        for value in self.values:
-            index = LoopIndex(value)
-            index.first = first
-            first = False
-            yield index
+        core = context.find()
+        if core is not None and core.recorder is not None:
+            frame = sys._getframe(1)
+            body = body_of(frame)
+            if body is not None:
+                loop = (frame.f_code, frame.f_lineno)
+                return core.recorder.iterate(loop, self.values, _index, lambda: body.holds(frame), body.masked)
+        return (_index(value, k == 0) for k, value in enumerate(self.values))
 
     def __len__(self) -> int:
         return len(self.values)

@@ -68,6 +68,7 @@ class Mask:
                 values = other.values if values is None else values & other.values
             return Mask(self.terms + other.terms, shape, values)
         if isinstance(other, bool | int | np.bool_):
+            not_affine()
             return self if other else False
         return NotImplemented
 
@@ -78,6 +79,7 @@ class Mask:
             values = self.array() | other.array()
             return Mask((), values.shape, values)
         if isinstance(other, bool | int | np.bool_):
+            not_affine()
             return True if other else self
         return NotImplemented
 
@@ -109,6 +111,13 @@ class Mask:
         )
 
 
+def not_affine() -> None:
+    """Tell the recorder of loops that a condition was decided that needn't hold on an interval of iterations."""
+    core = context.find()
+    if core is not None and core.recorder is not None:
+        core.recorder.taint()
+
+
 EMPTY: Box = ()
 """Nothing is chosen."""
 
@@ -119,6 +128,7 @@ def resolve(mask: Any, shape: tuple[int, ...]) -> Box | Chosen | None:
         return None
     if not isinstance(mask, Mask):
         if isinstance(mask, bool | int | np.bool_ | np.integer):
+            not_affine()
             return None if mask else EMPTY
         context.fail(
             "KW-MASK-EXPRESSION",
@@ -131,6 +141,8 @@ def resolve(mask: Any, shape: tuple[int, ...]) -> Box | Chosen | None:
     highs = list(shape)
     slanted: list[tuple[tuple[int, ...], int]] = []
     general = mask.values is not None
+    if general:
+        not_affine()
     for index, operator in mask.terms:
         steps = _aligned(index.steps, index.shape, shape)
         offset = index.offset
@@ -140,6 +152,7 @@ def resolve(mask: Any, shape: tuple[int, ...]) -> Box | Chosen | None:
             offset -= 1
         axes = [axis for axis, step in enumerate(steps) if step]
         if operator in ("equal", "not_equal"):
+            not_affine()
             verdict = _equality(axes, steps, offset, operator, lows, highs)
             if verdict is None:
                 general = True
@@ -150,6 +163,8 @@ def resolve(mask: Any, shape: tuple[int, ...]) -> Box | Chosen | None:
                 return EMPTY
         elif len(axes) == 1:
             axis, step = axes[0], steps[axes[0]]
+            if step not in (1, -1):
+                not_affine()  # a bound that is rounded
             if step > 0:
                 lows[axis] = max(lows[axis], -(offset // step))
             else:
