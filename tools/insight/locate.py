@@ -182,7 +182,11 @@ def _not_finite(seen: Observed, run: Lockstep, mine: NDArray[np.bool_], pattern:
 
 def _uninitialised(seen: Observed, run: Lockstep, mine: NDArray[np.bool_], pattern: str) -> Location | None:
     lines = {seen.number(int(k)) for k in np.unique(seen.line[mine])}
-    found = [d for d in run.diagnostics if d.code == "KW-UNINITIALISED" and d.where and d.where.line in lines]
+    found = [
+        d
+        for d in run.diagnostics
+        if d.code == "KW-UNINITIALISED" and d.where and lines & {w.line for w in (d.where, *d.related[1:])}
+    ]
     if not found:
         return None
     first = found[0]

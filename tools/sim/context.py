@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from tools.sim.errors import Diagnostic, KernelError, Severity, UnsupportedError
+from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, UnsupportedError
 
 if TYPE_CHECKING:
     from tools.sim.core import Core
@@ -84,19 +85,49 @@ def unsupported(what: str) -> NoReturn:
 
 
 def uninitialised(tensor: Tensor, where: tuple[int, ...]) -> None:
-    """Report that an instruction reads an element that nothing ever wrote."""
+    """Report that an instruction reads an element that nothing ever wrote.
+
+    Masked operations of Beta 1 leave elements unwritten by design, and everything computed from their results reads
+    them; there the finding is made once per origin, and further reading lines are added to it.
+    """
     core = _current.core
     if core is None:
         return
     buffer = tensor.buffer
-    allocated = core.launch.line_text(buffer.line)
-    warn(
-        "KW-UNINITIALISED",
-        f"reads element {list(where)} of a {list(tensor.shape)} view of {buffer.name or 'a tensor'} "
-        f"({buffer.space}, {'x'.join(map(str, buffer.shape))} {buffer.dtype}{allocated}), which was never written",
-        operand=buffer.name,
-        found=list(where),
-        fix="write it first (dma_copy, memset or an instruction), or shrink the operand to the part that was written",
+    line, launch = buffer.line, core.launch
+    allocated = launch.line_text(line)
+    shape = "x".join(map(str, buffer.shape))
+    if launch.dialect == "nki" or not allocated or buffer.written is None or not buffer.written.any():
+        warn(
+            "KW-UNINITIALISED",
+            f"reads element {list(where)} of a {list(tensor.shape)} view of {buffer.name or 'a tensor'} "
+            f"({buffer.space}, {shape} {buffer.dtype}{allocated}), which was never written",
+            operand=buffer.name,
+            found=list(where),
+            fix="write it first (dma_copy, memset or an instruction), or shrink the operand to the part that was written",
+        )
+        return
+    origin = SourceRange(*launch.lines[line])
+    reader = core.where()
+    for i, known in enumerate(launch.diagnostics):
+        if known.code == "KW-UNINITIALISED" and known.related[:1] == (origin,):
+            if reader is not None and reader != known.where and reader not in known.related:
+                launch.diagnostics[i] = replace(known, related=(*known.related, reader))
+            return
+    place = f"{origin.file.rsplit('/', 1)[-1]}:{origin.line}"
+    what = f"the {buffer.name or 'masked result'} at {place} " if buffer.role == "result" else f"the tile of {place} "
+    launch.diagnostics.append(
+        Diagnostic(
+            code="KW-UNINITIALISED",
+            message=f"reads element {list(where)} of a {list(tensor.shape)} view of {what}({buffer.space}, {shape} "
+            f"{buffer.dtype}), which was written in part only; what comes of it must not reach an output",
+            severity=Severity.WARNING,
+            where=reader,
+            operand=buffer.name,
+            found=list(where),
+            fix="mask what reduces or stores it as well, or memset the whole tile before the masked write",
+            related=(origin,),
+        )
     )
 
 

@@ -161,11 +161,18 @@ def load(src: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any
         core,
         shape,
         kind,
-        lambda dst: dma.dma_copy(dst, read),
+        (lambda dst: dma.dma_copy(dst, read)) if chooser is None else (lambda dst: _load_masked(dst, read)),
         spaces=SBUF_ONLY,
         explicit=dtype is not None,
         chooser=chooser,
     )
+
+
+def _load_masked(dst: Tile, read: Tile) -> None:
+    """Load a part of a tile, and name a tile that is this load's own, for findings about the rest."""
+    if dst.buffer.role == "result" and not dst.buffer.name:
+        dst.buffer.name = "masked load"
+    dma.dma_copy(dst, read)
 
 
 def load_transpose2d(src: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
