@@ -74,9 +74,11 @@ def compare(
     return Comparison(passed, worst, relative, rel_l2, "" if passed else _detail(got, want, tolerance, scale, inputs))
 
 
-def passes(got: NDArray[np.generic], want: NDArray[np.generic], tolerance: Tolerance) -> bool:
-    """Whether `compare` would pass; ends at the first wrong element."""
-    scale = root_mean_square(want)
+def passes(
+    got: NDArray[np.generic], want: NDArray[np.generic], tolerance: Tolerance, scale: float | None = None
+) -> bool:
+    """Whether `compare` would pass; ends at the first wrong element. `scale`: root mean square of `want`, if known."""
+    scale = root_mean_square(want) if scale is None else scale
     for found, wanted in _pieces(got, want):
         with np.errstate(all="ignore"):
             if not (np.abs(found - wanted) <= tolerance.atol * scale + tolerance.rtol * np.abs(wanted)).all():

@@ -36,7 +36,7 @@ def rng() -> np.random.Generator:
 
 def plain(specs: Sequence[TensorSpec], generator: np.random.Generator, factor: float = 1.0) -> Arrays:
     """Values as the task declares them, times `factor`, rounded to the storage types."""
-    return [_stored(_values(spec, generator) * _factor(spec, factor), spec) for spec in specs]
+    return [_stored(_scaled(_values(spec, generator), _factor(spec, factor)), spec) for spec in specs]
 
 
 def uneven(specs: Sequence[TensorSpec], generator: np.random.Generator) -> Arrays:
@@ -79,16 +79,21 @@ def _factor(spec: TensorSpec, factor: float) -> np.float32:
     return np.float32(factor if grows else 1.0)
 
 
+def _scaled(values: NDArray[np.float32], factor: np.float32) -> NDArray[np.float32]:
+    """Values times a factor, without a copy where it is 1: inputs may hold tens of millions of numbers."""
+    return values if factor == 1 else values * factor
+
+
 def _is_integer(dtype: str) -> bool:
     return dtype.startswith(("int", "uint", "bool"))
 
 
 def _stored(values: NDArray[np.float32], spec: TensorSpec) -> NDArray[np.generic]:
     kind = storage_type(spec.dtype)
-    if not _is_integer(spec.dtype):
+    if not _is_integer(spec.dtype) and kind != np.float32:
         limit = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
         values = np.clip(values, -limit, limit)
-    return np.ascontiguousarray(values.astype(kind))
+    return np.ascontiguousarray(values.astype(kind, copy=False))
 
 
 def nbytes(spec: TensorSpec) -> int:

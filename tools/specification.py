@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools import draws
-from tools.compare import passes
+from tools.compare import passes, root_mean_square
 from tools.confinement import Limits
 from tools.generate.graph import Graph
 from tools.roofline import Roofline, output_types, roofline
@@ -35,6 +35,9 @@ CHEAP_FLOPS = 4e9
 """Tasks below this are computed in float64; a larger reference in float32 is exact enough for their tolerances."""
 LARGE_ELEMENTS = 1 << 22
 """Likewise for tasks whose largest tensor has more elements."""
+
+FRESH = "draw 1"
+"""Label of the draw that is made anew for each kernel."""
 
 REFERENCE_LIMITS = Limits(seconds=120.0, memory_bytes=12 << 30, result_bytes=6 << 30)
 
@@ -60,16 +63,40 @@ class Specification:
         shapes: of the outputs.
         dtypes: storage types of the outputs.
         roofline: lower bounds of the time.
-        standing: draws that are used for every kernel of this task.
-        remarks: what the user should know about the tests.
+        staged: the task is large, so a kernel meets one fresh draw first, and the standing ones only once it passed that.
+        standing: draws that are used for every kernel of this task; `standing_draws` makes them when they are needed.
+        remarks: what the user should know about the tests; complete once the standing draws are made.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
     roofline: Roofline
     precision: str
+    staged: bool = False
     standing: list[Known] = field(default_factory=list)
     remarks: tuple[str, ...] = ()
+    _unmet: Known | None = None
+    """A draw that the task was looked at with and that no kernel has met."""
+    _complete: bool = False
+    _making: threading.Lock = field(default_factory=threading.Lock)
+
+    def take_unmet(self) -> Known | None:
+        """The draw that no kernel has met, the first time."""
+        with self._making:
+            found, self._unmet = self._unmet, None
+        return found
+
+    def standing_draws(self, task: Task, worker: Worker) -> list[Known]:
+        """The standing draws, made at the first call.
+
+        Raises:
+            JobFailed: the reference was stopped.
+        """
+        with self._making:
+            if not self._complete:
+                _add_standing(task, self, worker, draws.rng())
+                self._complete = True
+        return self.standing
 
 
 _known: OrderedDict[str, Specification] = OrderedDict()
@@ -97,7 +124,10 @@ def specification(task: Task, worker: Worker) -> Specification:
 
 def fresh(task: Task, spec: Specification, worker: Worker) -> Known:
     """A draw that no kernel has met, with its wanted outputs."""
-    draw = draws.Draw("draw 1", draws.plain(task.inputs, draws.rng()))
+    unmet = spec.take_unmet()
+    if unmet is not None:
+        return unmet
+    draw = draws.Draw(FRESH, draws.plain(task.inputs, draws.rng()))
     return Known(draw, _reference(task, worker, [draw.arrays], spec.precision)[0])
 
 
@@ -127,12 +157,18 @@ def _make(task: Task, worker: Worker) -> Specification:
         _check_inputs_matter(task, first, _reference(task, worker, mixed, "float32") if mixed else [])
     if precision == "float64":
         _check_reachable(task, kinds, first, _reference(task, worker, [base], "float64")[0])
-    spec = Specification(shapes, kinds, limits, precision)
-    _add_standing(task, spec, worker, generator)
+    spec = Specification(shapes, kinds, limits, precision, staged=large)
+    if large:
+        # References of large tasks take seconds: nothing is prepared that the first draft may not need.
+        known = Known(draws.Draw(FRESH, base), first)
+        spec._unmet = known if known.nbytes <= KEPT_BYTES else None
+    else:
+        spec.standing_draws(task, worker)
     return spec
 
 
 def _add_standing(task: Task, spec: Specification, worker: Worker, generator: np.random.Generator) -> None:
+    spec.standing = []  # an interruption may have left a part
     remarks = []
     hard: list[tuple[str, Callable[[], draws.Arrays]]] = [
         ("uneven values", partial(draws.uneven, task.inputs, generator))
@@ -243,19 +279,20 @@ def _check_verdict(task: Task, inputs: Arrays, first: Arrays, second: Arrays) ->
         raise RequestError("the shapes of the reference's outputs depend on the inputs' values; a kernel's can't")
     for i, (one, two) in enumerate(zip(first, second)):
         values = np.asarray(one)
+        scale = root_mean_square(values)
         sample = values.reshape(-1)[:: max(1, values.size // 100_000)].astype(np.float64)
         for constant in {0.0, float(np.median(sample)), float(sample.mean())}:
-            if passes(np.broadcast_to(np.float32(constant), values.shape), values, task.tolerance):
+            if passes(np.broadcast_to(np.float32(constant), values.shape), values, task.tolerance, scale):
                 raise RequestError(
                     f"output {i} of the reference is (nearly) the constant {constant:.4g}, so a kernel that computes nothing "
                     "would pass; change the inputs' distribution or return what varies"
                 )
-        if passes(np.asarray(two), values, task.tolerance):
+        if passes(np.asarray(two), values, task.tolerance, scale):
             raise RequestError(
                 f"output {i} of the reference doesn't depend on its inputs' values, so a kernel that ignores them would pass"
             )
         for spec, value in zip(task.inputs, inputs):
-            if value.size == values.size and passes(value.reshape(values.shape), values, task.tolerance):
+            if value.size == values.size and passes(value.reshape(values.shape), values, task.tolerance, scale):
                 raise RequestError(
                     f"output {i} of the reference is (nearly) equal to input {spec.name}, so a kernel that copies it would "
                     "pass; return the change itself, or add the operation that is missing"

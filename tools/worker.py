@@ -167,7 +167,7 @@ def _narrowed(array: NDArray[Any]) -> NDArray[Any]:
 def _widened(array: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
     if array.dtype.kind in "iub":
         return np.array(array, copy=True)
-    return array.astype(kind)
+    return array.astype(kind, copy=False)  # the arrays are this job's own: a reference may write into them
 
 
 def _load_reference(source: str, function: str) -> Callable[..., Any]:

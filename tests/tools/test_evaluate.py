@@ -293,6 +293,60 @@ def test_hard_draws_are_left_out_where_the_reference_itself_gives_up(worker: Wor
     assert any("large values" in n for n in notes)
 
 
+def test_a_large_task_prepares_one_draw_and_the_others_once_a_kernel_passed_it(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tools import specification
+
+    monkeypatch.setattr(specification, "LARGE_ELEMENTS", 1000)
+    large = task("def reference(x):\n    return x * x + 1", ("x", (192, 90), "float32"))
+    check_task(large, worker=worker)
+    spec = specification.specification(large, worker)
+    assert spec.staged
+    assert spec.standing == []
+    wrong = evaluate(rowwise("nisa.activation(dst=tile, op=nl.square, data=tile)"), large, worker=worker)
+    assert wrong.failure == "wrong"
+    assert [t.seed_label for t in wrong.trials] == ["draw 1"]
+    assert spec.standing == [], "a wrong kernel doesn't wait for draws that it never meets"
+    work = "nisa.activation(dst=tile, op=nl.square, data=tile)\nnisa.tensor_scalar(tile, tile, nl.add, 1.0)"
+    found = evaluate(rowwise(work), large, worker=worker)
+    assert found.correct
+    assert [t.seed_label for t in found.trials] == ["draw 1", "uneven values", "large values"]
+    assert len(spec.standing) == 2
+    made = list(spec.standing)
+    assert evaluate(rowwise(work), large, worker=worker).correct
+    assert all(one is two for one, two in zip(made, spec.standing)), "made once"
+
+
+def test_a_large_kernel_that_fails_only_on_a_hard_draw_is_wrong(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tools import specification
+
+    monkeypatch.setattr(specification, "LARGE_ELEMENTS", 1000)
+    large = task("def reference(x):\n    return x * 2 + 0", ("x", (192, 88), "float32"))
+    clipped = rowwise(
+        "nisa.tensor_scalar(tile, tile, nl.multiply, 2.0)\nnisa.tensor_scalar(tile, tile, nl.minimum, 20.0)"
+    )
+    found = evaluate(clipped, large, worker=worker)
+    assert found.failure == "wrong"
+    assert found.trials[0].passed
+    assert not all(t.passed for t in found.trials)
+
+
+def test_the_first_kernel_of_a_large_task_meets_the_draw_that_was_made_and_no_other_does(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tools import specification
+
+    monkeypatch.setattr(specification, "LARGE_ELEMENTS", 1000)
+    large = task("def reference(x):\n    return x * 3", ("x", (192, 86), "float32"))
+    spec = specification.specification(large, worker)
+    one, two = (specification.fresh(large, spec, worker) for _ in range(2))
+    assert (one.draw.arrays[0] != two.draw.arrays[0]).any()
+    assert (one.wanted[0] == one.draw.arrays[0] * 3).all()
+
+
 def test_evaluate_without_a_worker_uses_the_shared_ones() -> None:
     assert evaluate(SQUARE_KERNEL, SQUARE).correct
 
