@@ -12,7 +12,7 @@ from .table import TARGETS, facts
 
 __all__ = ["ALIASES", "MODEL_VERSION", "TARGETS", "Fact", "Machine", "Mark", "machine"]
 
-MODEL_VERSION = "1.4"
+MODEL_VERSION = "1.5"
 """Version of the machine tables and timing laws, stored with every result; raise it when either changes."""
 
 ALIASES: dict[str, str] = {
@@ -70,6 +70,7 @@ class Machine:
     vector_two_tensor_passes: float
     vector_scan_passes: float
     vector_reciprocal_passes: float
+    vector_fp32_transpose_passes: float
     scalar_min_cycles: float
     scalar_overhead_cycles: float
     scalar_latency_cycles: float
@@ -93,6 +94,8 @@ class Machine:
     dma_gpsimd_trigger_ns: float
     dma_software_row_ns: float
     dma_packet_bytes: int
+    dma_alignment_bytes: int
+    dma_unaligned_ns: float
     dma_start_ns: float
     dma_completion_ns: float
     dma_floor_ns: float

@@ -135,6 +135,9 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
     "vector_reciprocal_passes": _each(
         "ratio", "measured", "silu on trn1: exp, add, reciprocal and multiply take four Vector passes in all", 1, 8, 8
     ),
+    "vector_fp32_transpose_passes": _same(
+        4, "ratio", "measured", "4096 fp32 32x32 transposes on trn2 keep Vector busy 195 ns each: 4 * 32 + 60 cycles"
+    ),
     # --- Scalar Engine
     "scalar_min_cycles": _same(64, "cycles", "documented", f"{_OLD_ISA}: MIN_II"),
     "scalar_overhead_cycles": _same(
@@ -213,6 +216,10 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
     ),
     "dma_packet_bytes": _same(
         4096, "bytes", "documented", "packet size of static DMAs; longer runs are cut into packets"
+    ),
+    "dma_alignment_bytes": _same(64, "bytes", "fitted", "adamw on trn2: rows of 42.75 and 85.5 times 64 B are slow"),
+    "dma_unaligned_ns": _same(
+        9.0, "ns", "fitted", "adamw on trn2: 8.1 and 9.6 ns more for each row of 5472 and 2736 B than for whole 64 B"
     ),
     "dma_start_ns": _each(
         "ns", "measured", "profiles: end of the trigger to the first packet 0.74-0.98 us", 850.0, 850.0, 850.0

@@ -88,9 +88,11 @@ def _matmul(g: Group) -> Floats:
 
 def _transpose(g: Group) -> Floats:
     m = g.machine
-    passes = np.where(g.has(Flag.FP32), m.tensor_fp32_transpose_passes, 1.0)
+    wide = g.has(Flag.FP32)
     columns = np.maximum(np.maximum(g.free, g.aux / m.tensor_load_speedup), m.tensor_min_interval_cycles)
-    return np.where(g.engine == Engine.TENSOR, columns * passes, g.free)
+    on_tensor = columns * np.where(wide, m.tensor_fp32_transpose_passes, 1.0)
+    on_vector = g.free * np.where(wide, m.vector_fp32_transpose_passes, 1.0)
+    return np.where(g.engine == Engine.TENSOR, on_tensor, on_vector)
 
 
 def _speedup(g: Group) -> Floats:
@@ -341,7 +343,9 @@ def _transfers(trace: Trace, machine: Machine, law: Ints, is_dma: Bools) -> tupl
     rate = np.full(len(run), machine.dma_bytes_per_ns)
     rate = np.where(law[is_dma] == _LAW_INDEX["dma_transpose"], rate * machine.dma_transpose_share, rate)
     rate = np.where((flags & Flag.DMA_RMW) != 0, rate * machine.dma_accumulate_share, rate)
-    descriptors = moved / run * np.ceil(run / machine.dma_packet_bytes)
+    # Long runs are cut into packets; cuts needn't meet the ends of rows.
+    descriptors = moved / np.minimum(run, machine.dma_packet_bytes)
+    fixed = fixed + np.where(run % machine.dma_alignment_bytes != 0, machine.dma_unaligned_ns, 0.0)
     used = np.maximum(last[is_dma] - first[is_dma], 1)
     work[is_dma] = np.maximum(descriptors / used, 1.0) * fixed + moved / used / rate
     hbm[is_dma] = moved * hbm_sides[is_dma]

@@ -54,6 +54,11 @@ class Edges:
     after: Ints
     kind: Ints
 
+    def joined(self, other: Edges) -> Edges:
+        """These edges and those of `other`."""
+        pairs = ((self.before, other.before), (self.after, other.after), (self.kind, other.kind))
+        return Edges(*(np.concatenate(pair) for pair in pairs))
+
 
 def dependencies(trace: Trace, machine: Machine, cost: Costs, *, space: bool = True) -> Edges:
     """Every wait between instructions of `trace`; a pair may occur more than once.

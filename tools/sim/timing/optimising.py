@@ -16,6 +16,7 @@ from tools.sim.instruction import BY_NAME, Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
 
 from .allocation import owners
+from .nests import nests
 from .options import CompilerModel
 from .renaming import renamed
 
@@ -108,7 +109,8 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
     """Values that a tile of SBUF still holds are not loaded or computed again.
 
     Two tiles hold the same value when the same instructions of the same source line (for DMAs: the same transfers)
-    fill them from the same values, once and before anyone reads them. The older tile then lives on, as long as SBUF
+    fill them from the same values, once and before anyone reads them. What a rolled loop computes is kept only from one
+    trip to the next: an invariant moves out of the loop it stands in, not out of those around it. The older tile then lives on, as long as SBUF
     has room for it all the way; otherwise the value is made again.
     """
     n, operands = len(trace), trace.operands
@@ -153,6 +155,8 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
     owner_list, buffer_list = owner.tolist(), buffer.tolist()
     row_list = rows.tolist()
     values: dict[Any, int] = {}
+    last_made: dict[int, int] = {}
+    rolled = [nest.rolled for nest in nests(trace)]
     for k in order.tolist():
         key: list[Any] = []
         mine = row_list[borders[k] : ends[k]]
@@ -180,9 +184,16 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
         else:
             found = tuple(key)
             older = values.get(found)
-            if older is None or not _keep(level, step, uses[older], begins[tile], sizes[older], capacity):
+            source = -1 if is_dma[owner_list[mine[0]]] else table[owner_list[mine[0]]][Inst.LINE]
+            made_last = last_made.get(source) if source >= 0 and rolled[source] else older
+            last_made[source] = tile
+            if older is None or made_last != older:
                 values[found] = tile
                 continue
+            if not _keep(level, step, uses[older], begins[tile], sizes[older], capacity):
+                values[found] = tile
+                continue
+            last_made[source] = older
             name[tile] = older
             uses[older] = max(uses[older], uses[tile])
             for row in mine:

@@ -21,6 +21,7 @@ class CompilerModel:
         balance: copies and tensor_scalar are shared out between Vector and Scalar.
         queue_window: DMAs among which a queue that the compiler fills picks the first ready one, so that a store
             that waits for its result holds no load up.
+        trip_barriers: loops whose trips don't go evenly over the DMA engines run trip by trip (see `trips`).
     """
 
     name: str
@@ -31,6 +32,7 @@ class CompilerModel:
     reuse: bool = False
     balance: bool = False
     queue_window: int = 16
+    trip_barriers: bool = False
 
 
 IN_ORDER = CompilerModel("in-order")
@@ -39,8 +41,10 @@ IN_ORDER = CompilerModel("in-order")
 BETA2 = CompilerModel("beta2", window=64, rename=True, place_loads=True)
 """nki kernels: the compiler schedules instructions and allocates tiles, but moves no data on its own."""
 
-BETA1 = CompilerModel("beta1", window=64, rename=True, place_loads=True, forward=True, reuse=True, balance=True)
-"""neuronxcc.nki kernels: the compiler also keeps values in SBUF, drops copies and balances engines."""
+BETA1 = CompilerModel(
+    "beta1", window=64, rename=True, place_loads=True, forward=True, reuse=True, balance=True, trip_barriers=True
+)
+"""neuronxcc.nki kernels: the compiler also keeps values in SBUF, drops copies, balances engines and rolls loops."""
 
 
 @dataclass(frozen=True, slots=True)

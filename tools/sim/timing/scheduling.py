@@ -21,6 +21,7 @@ from .events import Streams, play
 from .optimising import optimised
 from .options import CompilerModel, TimingOptions
 from .timeline import Timeline
+from .trips import barriers
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -41,7 +42,12 @@ def schedule(trace: Trace, machine: Machine, options: TimingOptions | None = Non
     cost = costs(trace, machine, dropped)
     edges = dependencies(trace, machine, cost, space=options.space)
     lane, lanes = lanes_of(trace, machine, cost)
-    streams = prepare(trace, machine, options, model, cost, edges, lane, lanes)
+    rank = _needed(cost, edges, lane % lanes >= ENGINES) if model.place_loads else np.arange(len(trace))
+    held = barriers(trace, machine, cost, edges) if model.trip_barriers else None
+    if held is not None:
+        rank[held.moved] = held.rank
+        edges = edges.joined(held.edges)
+    streams = prepare(trace, machine, options, model, cost, edges, lane, lanes, rank)
     times = compiled.play(streams) if compiled.wanted(len(trace)) else play(streams)
     if np.isnan(times.start).any():
         stuck = int(np.flatnonzero(np.isnan(times.start))[0])
@@ -91,8 +97,9 @@ def prepare(
     edges: Edges,
     lane: Ints,
     lanes: int,
+    rank: Ints,
 ) -> Streams:
-    """Everything that the event loop needs, as flat arrays."""
+    """Everything that the event loop needs, as flat arrays; lanes take their instructions in the order of (rank, index)."""
     n = len(trace)
     cores = max(int(trace.cores), 1 + (int(trace.column(Inst.CORE).max()) if n else 0))
     # Successors in compressed form, with the signalling delay of each edge worked out beforehand.
@@ -106,7 +113,6 @@ def prepare(
     delay[kinds == Edge.ORDER] = 0.0
     release = (kinds == Edge.RELEASE) | (kinds == Edge.SPACE_RELEASE)
     delay[same_lane & release] = 0.0
-    rank = _needed(cost, edges, lane % lanes >= ENGINES) if model.place_loads else np.arange(n)
     sequence = np.lexsort((np.arange(n), rank, lane))
     position = np.empty(n, np.int64)
     position[sequence] = np.arange(n)
