@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -67,6 +68,24 @@ def peak_mib() -> float:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
+
+
+def limit_threads(count: int, pin: bool = False) -> None:
+    """Let all that this process starts use `count` BLAS threads; a NumPy that is loaded already keeps its own.
+
+    Args:
+        pin: also keep to `count` processors, for libraries that have no such setting. On a busy machine this hurts: the
+            scheduler can't move anything to an idle processor.
+
+    Raises:
+        SystemExit: there aren't so many.
+    """
+    there = sorted(os.sched_getaffinity(0))
+    if not 1 <= count <= len(there):
+        raise SystemExit(f"--threads takes 1 to {len(there)} here")
+    if pin:
+        os.sched_setaffinity(0, there[-count:])
+    os.environ.update({name: str(count) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")})
 
 
 def own_process(script: str | Path, *arguments: str) -> Any:

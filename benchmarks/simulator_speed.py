@@ -1,6 +1,7 @@
 """How much the simulator costs beyond the arithmetic that it simulates: ratios measured side by side in one run.
 
-    uv run python benchmarks/simulator_speed.py [--quick] [--json] [--repos DIR] [--parts PART ...] [--only NAME ...]
+    uv run python benchmarks/simulator_speed.py [--quick | --smoke] [--json] [--repos DIR] [--parts PART ...]
+        [--only NAME ...] [--threads N]
 
 Every ratio is the median over interleaved repeats of (simulated run, timing included) / (NumPy doing the same arithmetic
 in float32 with the same BLAS threads). Machines are noisy: compare ratios, never seconds.
@@ -30,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # Sibling scripts, found by the line above.
 from baselines import CHECKOUT, BaselineCase, find  # noqa: E402
-from measurement import by_turns, own_process, peak_mib  # noqa: E402
+from measurement import by_turns, limit_threads, own_process, peak_mib  # noqa: E402
 from problems import PROBLEMS, Problem  # noqa: E402
 
 MATMUL = '''
@@ -316,12 +317,20 @@ def main() -> None:
         help=f"also run NKIBench's own baselines, from DIR/{CHECKOUT}, at full size",
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these parts")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="BLAS threads for NumPy and the simulator alike (default: all)"
+    )
     parser.add_argument("--problem", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.problem:
         print(json.dumps(measured(options.problem, options.quick, options.repos, options.measure)))
         return
+    if options.measure == "machinery":
+        print(json.dumps(machinery(options.quick, options.smoke)))
+        return
+    if options.threads is not None:
+        limit_threads(options.threads)
     report = run_parts(options)
     if options.json:
         print(json.dumps(report))
@@ -339,7 +348,12 @@ SMOKE = ("silu", "rmsnorm_matmul")
 def run_parts(options: argparse.Namespace) -> dict[str, Any]:
     """All figures that the options ask for."""
     quick = options.quick or options.smoke
-    report: dict[str, Any] = {"cpu_count": os.cpu_count(), "numpy": np.__version__, "smoke": options.smoke}
+    report: dict[str, Any] = {
+        "cpu_count": os.cpu_count(),
+        "blas_threads": options.threads or os.cpu_count(),
+        "numpy": np.__version__,
+        "smoke": options.smoke,
+    }
     kinds = {"library": [p.name for p in PROBLEMS]}
     if options.repos:
         kinds = {"baselines": [b.name for b in find(options.repos)], **kinds}
@@ -361,12 +375,14 @@ def run_parts(options: argparse.Namespace) -> dict[str, Any]:
         report |= {"cases": rows, **summary(rows, "ratio_to_numpy")}
         report["memory_ratio_worst"] = max((r["memory_ratio"] for r in rows), default=None)
     if "machinery" in options.parts:
-        report |= machinery(quick, options.smoke)
+        sizes = [f"--{name}" for name in ("quick", "smoke") if getattr(options, name)]
+        report |= own_process(__file__, "--measure", "machinery", *sizes)
     return report
 
 
 def machinery(quick: bool, smoke: bool) -> dict[str, Any]:
-    """The figures that belong to no problem."""
+    """The figures that belong to no problem, measured in this process."""
+    quick = quick or smoke
     steps, longest = (200, 800) if smoke else (2_000, 20_000) if quick else (20_000, 1_000_000)
     return {
         "matmul": against_numpy(1 if smoke else 3 if quick else 7, 512 if smoke else 1024 if quick else 2048),
