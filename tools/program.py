@@ -186,7 +186,7 @@ def _within(values: NDArray[np.int64], limit: int, what: str, low: int = 0) -> N
         raise Malformed(f"{what} out of range")
 
 
-_EXCHANGES = ("sendrecv", "collective")
+_EXCHANGES = ("sendrecv", "collective", "collective_v")
 """Instructions whose values come from another core or rank and are handed over when they are issued."""
 
 

@@ -159,3 +159,125 @@ def kernel(x, call):
 """
     with pytest.raises(KernelError, match="KW-DEADLOCK"):
         simulate_group(load_source(HEAD + body), [(r, i != 2) for i, r in enumerate(X)])
+
+
+# -- exchanges of variable length ---------------------------------------------------------------------------------------
+
+COUNTS = np.array([[3, 0, 5, 1], [2, 4, 0, 6], [1, 1, 1, 1], [0, 6, 2, 3]], np.uint32)
+"""Row r: elements that rank r sends to each rank."""
+
+
+def ragged(call: str, dst: int, rows: int = 3, space: str = "hbm") -> Any:
+    """A kernel of x [elements] and metadata [rows, 4] that returns dst (filled with -1 before) and the received counts."""
+    where = "nl.ndarray((1, {rows}, 4), dtype=nl.uint32, buffer=nl.sbuf)" if space == "sbuf" else "meta_in"
+    return load_source(
+        HEAD
+        + f"""
+def kernel(x, meta_in):
+    dst = nl.ndarray(({dst},), dtype=x.dtype, buffer=nl.shared_hbm, name="dst")
+    counts = nl.ndarray((1, 4), dtype=nl.uint32, buffer=nl.shared_hbm, name="counts")
+    meta = {where.format(rows=rows)}
+    first = nl.program_id() == 0
+    blank = nl.ndarray((1, {dst}), dtype=x.dtype, buffer=nl.sbuf)
+    nisa.memset(blank, -1.0)
+    if first:
+        nisa.dma_copy(dst.reshape((1, {dst})), blank)
+    if meta is not meta_in:
+        nisa.dma_copy(meta, meta_in.reshape((1, {rows}, 4)))
+    ncc.{call}
+    if first:
+        nisa.dma_copy(counts, meta[0, 2:3] if meta is not meta_in else meta[2:3])
+    return dst, counts
+"""
+    )
+
+
+def metadata(rank: int, *more: Any) -> np.ndarray:
+    starts = np.concatenate([[0], np.cumsum(COUNTS[rank])[:-1]])
+    return np.array([COUNTS[rank], starts, [99] * 4, *more], np.uint32)
+
+
+SENT = rng.standard_normal((4, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("space", ["hbm", "sbuf"])
+@pytest.mark.parametrize("grid", [None, 2])
+def test_all_to_all_v_into_equal_slots(space, grid):
+    made = ragged("all_to_all_v([x], [dst], GROUP, meta)", 24, space=space)
+    results = simulate_group(made, [[SENT[r], metadata(r)] for r in range(4)], grid=grid)
+    for rank, result in enumerate(results):
+        expected = np.full((4, 6), -1, np.float32)
+        for sender in range(4):
+            start, count = COUNTS[sender, :rank].sum(), COUNTS[sender, rank]
+            expected[sender, :count] = SENT[sender, start : start + count]
+        assert np.array_equal(result.outputs[0], expected.reshape(-1))
+        assert np.array_equal(result.outputs[1][0], COUNTS[:, rank])
+
+
+def test_all_to_all_v_puts_chunks_where_row_3_says():
+    made = ragged("all_to_all_v([x], [dst], GROUP, meta, recv_counts_known=True, has_rdispls=True)", 16, 4)
+    places = [np.concatenate([[0], np.cumsum(COUNTS[:, r])[:-1]]) for r in range(4)]
+    given = [[SENT[r], metadata(r, places[r])] for r in range(4)]
+    for rank, result in enumerate(simulate_group(made, given, grid=2, target="trn3")):
+        pieces = [SENT[s, COUNTS[s, :rank].sum() :][: COUNTS[s, rank]] for s in range(4)]
+        arrived = np.concatenate(pieces)
+        assert np.array_equal(result.outputs[0][: arrived.size], arrived)
+        assert (result.outputs[0][arrived.size :] == -1).all()
+        assert (result.outputs[1] == 99).all(), "row 2 is left alone"
+
+
+def test_all_gather_v_reads_the_first_column_only():
+    made = ragged("all_gather_v([x], [dst], GROUP, meta)", 20)
+    sizes = [3, 0, 5, 2]
+    given = [[SENT[r], np.array([[sizes[r], 77, 77, 77], [r, 77, 77, 77], [99] * 4], np.uint32)] for r in range(4)]
+    expected = np.full((4, 5), -1, np.float32)
+    for r, n in enumerate(sizes):
+        expected[r, :n] = SENT[r, r : r + n]
+    for result in simulate_group(made, given, grid=2):
+        assert np.array_equal(result.outputs[0], expected.reshape(-1))
+        assert np.array_equal(result.outputs[1][0], sizes)
+
+
+def test_only_the_input_rows_of_the_metadata_are_read():
+    body = """
+def kernel(x):
+    dst = nl.ndarray((16,), dtype=x.dtype, buffer=nl.shared_hbm)
+    meta = nl.ndarray((3, 4), dtype=nl.uint32, buffer=nl.shared_hbm)
+    two = nl.ndarray((2, 4), dtype=nl.uint32, buffer=nl.sbuf)
+    nisa.memset(two, 4)
+    nisa.dma_copy(meta[0:2], two)
+    ncc.all_to_all_v([x], [dst], GROUP, meta)
+    return dst
+"""
+    for result in simulate_group(load_source(HEAD + body), [[r] for r in SENT]):
+        assert result.findings == ()
+        assert np.array_equal(result.outputs[0], SENT[:, 4:8].reshape(-1))
+
+
+@pytest.mark.parametrize(
+    ("call", "dst", "target", "grid", "code"),
+    [
+        ("all_gather_v([x], [dst], GROUP, meta, has_rdispls=True)", 24, "trn2", 2, "KW-COLLECTIVE-OPERANDS"),
+        ("all_gather_v([x], [dst], GROUP, meta)", 24, "trn2", None, "KW-COLLECTIVE-OPERANDS"),
+        ("all_gather_v([x], [dst], PAIRS, meta)", 24, "trn2", 2, "KW-COLLECTIVE-OPERANDS"),
+        ("all_to_all_v([x], [dst], GROUP, meta, has_rdispls=True)", 24, "trn2", 2, "KW-COLLECTIVE-OPERANDS"),
+        ("all_to_all_v([x], [dst], GROUP, meta)", 24, "trn3", None, "KW-COLLECTIVE-OPERANDS"),
+        ("all_to_all_v([x, x], [dst], GROUP, meta)", 24, "trn2", None, "KW-COLLECTIVE-OPERANDS"),
+        ("all_to_all_v([x], [dst], PAIRS, meta)", 24, "trn2", None, "KW-SHAPE-MISMATCH"),
+        ("all_to_all_v([x], [dst], GROUP, x)", 24, "trn2", None, "KW-DTYPE"),
+        ("all_to_all_v([x], [dst], GROUP, meta)", 16, "trn2", None, "KW-INDEX-BOUNDS"),
+        ("all_to_all_v([x[0:8]], [dst], GROUP, meta)", 24, "trn2", None, "KW-INDEX-BOUNDS"),
+        ("all_to_all_v([blank], [dst], GROUP, meta)", 24, "trn2", None, "KW-PLACEMENT"),
+    ],
+)
+def test_ragged_refusals(call, dst, target, grid, code):
+    with pytest.raises(KernelError) as caught:
+        simulate_group(ragged(call, dst), [[SENT[r], metadata(r)] for r in range(4)], grid=grid, target=target)
+    assert caught.value.diagnostic.code == code
+
+
+def test_ragged_exchanges_take_the_same_time_without_data():
+    made = ragged("all_to_all_v([x], [dst], GROUP, meta)", 24)
+    given = [[SENT[r], metadata(r)] for r in range(4)]
+    with_data, without = (simulate_group(made, given, data=d) for d in (True, False))
+    assert [r.latency_us for r in with_data] == [r.latency_us for r in without]

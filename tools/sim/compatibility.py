@@ -16,7 +16,7 @@ from typing import Any
 
 from tools.sim.frontend import current, language
 from tools.sim.frontend.modules import all_modules
-from tools.sim.isa import collectives
+from tools.sim.isa import collectives, ragged
 from tools.sim.isa.ops import OpHandle
 from tools.sim.tensor import Tensor
 
@@ -53,6 +53,7 @@ PARTIAL: dict[str, str] = {
     "nki.language.gather_flattened": "axis=0 only",
     "nki.language.matmul": "transpose_x=True only, as on hardware",
     "nki.language.no_reorder": "instructions always run in program order",
+    "nki.collectives.all_to_all_v": "any group is taken (the hardware's rules name devices); a rank sends to itself, too",
     "NkiTensor.ap": "a dynamic offset is read when the view is made",
     "NkiTensor.select": "a dynamic index is read when the view is made",
 }
@@ -64,7 +65,6 @@ REFUSED: dict[str, str] = {
     "nki.language.atomic_rmw": "removed with the old namespace",
     "nki.language.gemm_grid": "no public description",
     "nki.isa.builtin_custom_op": "custom GpSimd programs",
-    **{f"nki.collectives.{n}": "needs several ranks" for n in collectives.UNMODELLED},
     **{f"nki.{n}": "removed from this namespace in 0.2; the error says what to use" for n in current.REMOVED},
 }
 """APIs that stop with a message."""
@@ -91,8 +91,8 @@ def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
             yield f"nki.language.{name}", value
     for name in TENSOR_METHODS:
         yield f"NkiTensor.{name}", getattr(Tensor, name)
-    for name, value in collectives.MEMBERS.items():
-        if inspect.isfunction(value) and name not in collectives.UNMODELLED:
+    for name, value in (*collectives.MEMBERS.items(), *ragged.MEMBERS.items()):
+        if inspect.isfunction(value):
             yield f"nki.collectives.{name}", value
 
 

@@ -25,6 +25,7 @@ from tools.sim.isa import (
     gpsimd,
     microscaling,
     multicore,
+    ragged,
     randomness,
     scalar,
     search,
@@ -196,7 +197,7 @@ def build() -> dict[str, ModuleType]:
     dtype.__dict__.update({str(d): d for d in dtypes.ALL})
     tensor_module = _Annotating("nki.tensor", "The tensor class.")
     tensor_module.__dict__.update(Tensor=Tensor, NkiTensor=Tensor)
-    collective = make("nki.collectives", "Exchanges between ranks.", **collectives.MEMBERS)
+    collective = make("nki.collectives", "Exchanges between ranks.", **collectives.MEMBERS, **ragged.MEMBERS)
     compiler = make("nki.compiler", "Compiler hints.", **language.COMPILER_HINTS)
     nki = make(
         "nki",

@@ -8,7 +8,7 @@ only; the exchange is one transfer in its trace.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def COLLECTIVE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], values: Sequen
         dst.write(value.reshape(dst.shape))
 
 
-def _group(replica_group: Any, api: str) -> list[int]:
+def group_ranks(replica_group: Any, api: str) -> list[int]:
     """The ranks that work with this one, in order."""
     core = context.current()
     if not isinstance(replica_group, ReplicaGroup):
@@ -80,7 +80,8 @@ def _group(replica_group: Any, api: str) -> list[int]:
     return mine[0]
 
 
-def _tensors(values: Any, name: str, api: str) -> list[Tensor]:
+def operands(values: Any, name: str, api: str) -> list[Tensor]:
+    """The tensors of one side of an exchange: all in HBM, or one tile in SBUF."""
     found = [tensor(v, f"{name}[{i}]", api=api) for i, v in enumerate(values)]
     for i, tile in enumerate(found):
         inside(tile, f"{name}[{i}]", api=api)
@@ -107,7 +108,7 @@ def _exchange(
     core = context.current()
     if dsts[0].buffer.on_chip != srcs[0].buffer.on_chip:
         context.fail("KW-COLLECTIVE-OPERANDS", f"{api}: srcs and dsts lie in different memories", operand="dsts")
-    seats = [(rank, seat, mate) for rank in ranks for seat, mate in _seats(core, rank, srcs[0].buffer.on_chip)]
+    seats = [(rank, seat, mate) for rank in ranks for seat, mate in seats_of(core, rank, srcs[0].buffer.on_chip)]
     payload = (srcs, dsts, core.here())
 
     def finish(arrived: dict[int, Any]) -> None:
@@ -151,7 +152,7 @@ def _check_sizes(api: str, targets: list[Tensor], values: list[Array]) -> None:
             )
 
 
-def _seats(core: Core, rank: int, on_chip: bool) -> list[tuple[int, Core]]:
+def seats_of(core: Core, rank: int, on_chip: bool) -> list[tuple[int, Core]]:
     """(number, core) of those cores of `rank` that take part: all of them for HBM, the one of equal index for SBUF."""
     if core.team is None:
         return [(0, core)]
@@ -204,7 +205,7 @@ def all_reduce(
 ) -> None:
     """Every rank's dsts = srcs of all ranks folded with add, minimum or maximum."""
     api = "all_reduce"
-    ranks, ins, outs = _group(replica_group, api), _tensors(srcs, "srcs", api), _tensors(dsts, "dsts", api)
+    ranks, ins, outs = group_ranks(replica_group, api), operands(srcs, "srcs", api), operands(dsts, "dsts", api)
 
     def work(values: dict[int, list[Array]]) -> dict[int, list[Array]]:
         totals = [_fold(op, [values[r][i] for r in ranks], api) for i in range(len(ins))]
@@ -218,7 +219,7 @@ def all_gather(
 ) -> None:
     """Every rank's dsts = srcs of all ranks, joined along collective_dim (0; for SBUF tiles also 1)."""
     api = "all_gather"
-    ranks, ins, outs = _group(replica_group, api), _tensors(srcs, "srcs", api), _tensors(dsts, "dsts", api)
+    ranks, ins, outs = group_ranks(replica_group, api), operands(srcs, "srcs", api), operands(dsts, "dsts", api)
     axis = _axis(collective_dim, (0, 1) if ins[0].buffer.on_chip else (0,), api)
 
     def work(values: dict[int, list[Array]]) -> dict[int, list[Array]]:
@@ -239,7 +240,7 @@ def reduce_scatter(
 ) -> None:
     """Rank i's dsts = the i-th piece along dimension 0 of srcs folded over all ranks."""
     api = "reduce_scatter"
-    ranks, ins, outs = _group(replica_group, api), _tensors(srcs, "srcs", api), _tensors(dsts, "dsts", api)
+    ranks, ins, outs = group_ranks(replica_group, api), operands(srcs, "srcs", api), operands(dsts, "dsts", api)
     _axis(collective_dim, (0,), api)
 
     def work(values: dict[int, list[Array]]) -> dict[int, list[Array]]:
@@ -254,9 +255,9 @@ def all_to_all(
 ) -> None:
     """Rank i's dsts = the i-th pieces along dimension 0 of every rank's srcs, joined; HBM only."""
     api = "all_to_all"
-    ranks, ins, outs = _group(replica_group, api), _tensors(srcs, "srcs", api), _tensors(dsts, "dsts", api)
+    ranks, ins, outs = group_ranks(replica_group, api), operands(srcs, "srcs", api), operands(dsts, "dsts", api)
     _axis(collective_dim, (0,), api)
-    _hbm_only(ins, api)
+    require_hbm(ins, api)
 
     def work(values: dict[int, list[Array]]) -> dict[int, list[Array]]:
         parts = {r: [_pieces(values[r][i], len(ranks), api) for i in range(len(ins))] for r in ranks}
@@ -268,9 +269,10 @@ def all_to_all(
     _exchange(api, ranks, ins, outs, work)
 
 
-def _hbm_only(tensors: list[Tensor], api: str) -> None:
+def require_hbm(tensors: list[Tensor], api: str, name: str = "srcs") -> None:
+    """Refuse tiles in SBUF."""
     if tensors[0].buffer.on_chip:
-        context.fail("KW-PLACEMENT", f"{api}: srcs lie in SBUF", operand="srcs", found="sbuf", limit="hbm")
+        context.fail("KW-PLACEMENT", f"{api}: {name} lie in SBUF", operand=name, found="sbuf", limit="hbm")
 
 
 def collective_permute(
@@ -278,8 +280,8 @@ def collective_permute(
 ) -> None:
     """dsts of each target rank = srcs of its source rank; HBM only. All ranks of the run take part."""
     api = "collective_permute"
-    ins, outs = _tensors(srcs, "srcs", api), _tensors(dsts, "dsts", api)
-    _hbm_only(ins, api)
+    ins, outs = operands(srcs, "srcs", api), operands(dsts, "dsts", api)
+    require_hbm(ins, api)
     pairs = [(int(s), int(t)) for s, t in source_target_pairs]
     ranks = list(range(context.current().launch.ranks))
     sources = {t: s for s, t in pairs}
@@ -320,9 +322,9 @@ def collective_permute_implicit(
 ) -> None:
     """One step round the ring: dsts = srcs of the rank before this one, on each channel."""
     api = "collective_permute_implicit"
-    ranks = _group(replica_group, api)
+    ranks = group_ranks(replica_group, api)
     for channel in _channels(channel_ids, srcs_by_channel, api):
-        ins, outs = _tensors(srcs_by_channel[channel], "srcs", api), _tensors(dsts_by_channel[channel], "dsts", api)
+        ins, outs = operands(srcs_by_channel[channel], "srcs", api), operands(dsts_by_channel[channel], "dsts", api)
 
         def work(values: dict[int, list[Array]]) -> dict[int, list[Array]]:
             return {rank: values[ranks[k - 1]] for k, rank in enumerate(ranks)}
@@ -342,11 +344,11 @@ def collective_permute_implicit_reduce(
 ) -> None:
     """One reducing step round the ring: dsts = op(srcs0, srcs1) of the rank before this one, on each channel."""
     api = "collective_permute_implicit_reduce"
-    ranks = _group(replica_group, api)
+    ranks = group_ranks(replica_group, api)
     for channel in _channels(channel_ids, srcs0_by_channel, api):
-        left = _tensors(srcs0_by_channel[channel], "srcs0", api)
-        right = _tensors(srcs1_by_channel[channel], "srcs1", api)
-        outs = _tensors(dsts_by_channel[channel], "dsts", api)
+        left = operands(srcs0_by_channel[channel], "srcs0", api)
+        right = operands(srcs1_by_channel[channel], "srcs1", api)
+        outs = operands(dsts_by_channel[channel], "dsts", api)
         if len(left) != 1 or len(right) != 1 or len(outs) != 1:
             context.fail(
                 "KW-COLLECTIVE-OPERANDS", f"{api}: each channel takes exactly one tensor", operand="srcs0_by_channel"
@@ -363,7 +365,7 @@ def collective_permute_implicit_current_processing_rank_id(
 ) -> Register:
     """The rank whose data this rank holds after `iteration_id` steps round the ring, as a register."""
     api = "collective_permute_implicit_current_processing_rank_id"
-    ranks = _group(replica_group, api)
+    ranks = group_ranks(replica_group, api)
     if channel_id < 0:
         context.fail(
             "KW-COLLECTIVE-OPERANDS", f"{api}: channel_id={channel_id}", operand="channel_id", found=channel_id
@@ -377,16 +379,6 @@ def rank_id(name: str | None = None) -> Register:
     return Register(context.current().launch.rank)
 
 
-def _unmodelled(name: str) -> Any:
-    def call(*args: Any, **kwargs: Any) -> NoReturn:
-        context.unsupported(f"nki.collectives.{name}")
-
-    call.__name__ = name
-    return call
-
-
-UNMODELLED = ("all_gather_v", "all_to_all_v")
-"""Functions that stop with an UnsupportedError."""
 _FUNCTIONS = (
     all_reduce,
     all_gather,
@@ -398,6 +390,5 @@ _FUNCTIONS = (
     collective_permute_implicit_current_processing_rank_id,
     rank_id,
 )
-MEMBERS: dict[str, Any] = (
-    {"ReplicaGroup": ReplicaGroup} | {f.__name__: f for f in _FUNCTIONS} | {n: _unmodelled(n) for n in UNMODELLED}
-)
+MEMBERS: dict[str, Any] = {"ReplicaGroup": ReplicaGroup} | {f.__name__: f for f in _FUNCTIONS}
+"""What `nki.collectives` holds besides the exchanges of variable length."""
