@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.sim import context
+from tools.sim.batch import RecordingCore, Unrecorded, Values
 from tools.sim.core import Core, Launch, SimOptions, source_range
 from tools.sim.errors import Diagnostic, KernelError, Severity, UnsupportedError
 from tools.sim.frontend.jit import JitKernel, default_target
@@ -145,14 +146,33 @@ def _by_loops(
 ) -> SimResult:
     """Run a Beta-1 kernel whose uniform loops are recorded once; a loop that proves uneven is iterated in full."""
     uneven: list[Any] = []
+    if launch().options.data:
+        return _by_batches(loaded, launch, args, kwargs) or _Run(loaded, launch()).execute(args, kwargs)
     while True:
         run = _Run(loaded, launch())
-        if not run.launch.options.data:
-            run.core.recorder = LoopRecorder(run.core, uneven)
+        run.core.recorder = LoopRecorder(run.core, uneven)
         try:
             return run.execute(args, kwargs)
         except NotUniform as found:
             uneven.append(found.loop)
+
+
+def _by_batches(
+    loaded: LoadedKernel, launch: Callable[[], Launch], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> SimResult | None:
+    """Record a launch without data, then compute its values; None when the record doesn't suffice."""
+    uneven: list[Any] = []
+    while True:
+        run = _Batched(loaded, launch())
+        if run.launch.options.precision != "hardware":
+            return None
+        run.recording.recorder = LoopRecorder(run.recording, uneven, keep_steps=True)
+        try:
+            return run.execute(args, kwargs)
+        except NotUniform as found:
+            uneven.append(found.loop)
+        except (Unrecorded, KernelError, UnsupportedError):
+            return None  # the ordinary run says what there is to say
 
 
 def _apply_compiler_rules(loaded: LoadedKernel, launch: Launch) -> None:
@@ -357,6 +377,37 @@ class _Run:
 
     def _fault(self, code: str, message: str, *, found: Any = None, limit: Any = None, fix: str = "") -> None:
         raise KernelError(Diagnostic(code=code, message=message, found=found, limit=limit, fix=fix))
+
+
+class _Batched(_Run):
+    """A launch that is recorded first and computed afterwards."""
+
+    def __init__(self, loaded: LoadedKernel, launch: Launch) -> None:
+        super().__init__(loaded, launch)
+        self.recording = RecordingCore(launch)
+        self.recording.tensor_class = self.core.tensor_class
+        self.core = self.recording
+
+    def _wrap(self, array: NDArray[Any], name: str) -> Tensor:
+        return self.core.wrap(array, name)
+
+    def result(self, returned: Any) -> SimResult:
+        core = self.recording
+        results = [t for t in _flatten(returned) if isinstance(t, Tensor)]
+        if core.depends_on_data or self.launch.printed or any(t.buffer.pending for t in results):
+            raise Unrecorded
+        trace = core.builder.finish(self.loaded.sources, self.loaded.dialect, self.launch.cores)
+        values = Values(core, trace)
+        values.run([t.buffer.id for t in results])
+        for tensor in results:
+            home = values.home(tensor.buffer.id)
+            tensor.buffer.data, tensor.buffer.host = home.data, home.host
+            tensor._view = None
+        outputs = self._outputs(returned)
+        values.write_back()
+        return SimResult(
+            outputs, tuple(self.launch.diagnostics), trace, self.launch.machine, tuple(self.launch.printed)
+        )
 
 
 def _run_together(runs: Sequence[_Run], bound: Sequence[Bound]) -> list[Any]:

@@ -8,6 +8,7 @@ inequalities, which hold on an interval. If they aren't, the kernel is run again
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sim.instruction import BufferInfo, Inst, Operand
+from tools.sim.instruction import BufferInfo, Inst, Opcode, Operand
 from tools.sim.memory import Buffer
 from tools.sim.tensor import Tensor
 
@@ -84,11 +85,10 @@ class _Span:
 class Step:
     """What the values of an instruction need beyond its trace row."""
 
-    op: Any
-    outs: tuple[Any, ...]
-    ins: tuple[Any, ...]
+    op: Opcode
+    outs: tuple[Tensor, ...]
+    ins: tuple[Tensor, ...]
     params: dict[str, Any] | None
-    place: Any
 
     def alike(self, other: Step) -> bool:
         """Whether two steps mean the same operation on views of the same form."""
@@ -101,12 +101,12 @@ class Step:
                 return False
             if a.rows is not None or b.rows is not None:
                 return False
-        a, b = self.params or {}, other.params or {}
-        if a.keys() != b.keys():
+        mine, theirs = self.params or {}, other.params or {}
+        if mine.keys() != theirs.keys():
             return False
         return all(
-            self.operand(x) == other.operand(b[name]) if isinstance(x, Tensor) else _same(x, b[name])
-            for name, x in a.items()
+            self.operand(x) == other.operand(theirs[name]) if isinstance(x, Tensor) else _same(x, theirs[name])
+            for name, x in mine.items()
         )
 
     def operand(self, value: Any) -> int:
@@ -166,7 +166,7 @@ class LoopRecorder:
         skipped: loops that are iterated in full.
         nests: the uniform loops of the launch, outermost first.
         steps: for launches with values: a step an instruction, None for derived ones.
-        template: for launches with values: for each instruction the one whose step it shares.
+        offsets: for launches with values: first element of each operand in its buffer.
         unproven: set while a body does something that isn't known to be affine; why.
     """
 
@@ -180,6 +180,7 @@ class LoopRecorder:
         self.derived = False
         self.keep_steps = keep_steps
         self.steps: list[Step | None] = []
+        self.offsets = array("q")
         self.home: dict[int, tuple[Any, int]] = {}
         self.running: list[Any] = []
 
@@ -263,6 +264,9 @@ class LoopRecorder:
     def _operands(self, span: tuple[int, int]) -> Table:
         table: Table = np.array(self.builder.operand_rows[span[0] * _OPERAND : span[1] * _OPERAND], np.int64)
         return table.reshape(-1, _OPERAND)
+
+    def _first_elements(self, span: tuple[int, int]) -> Table:
+        return np.array(self.offsets[span[0] : span[1]], np.int64)
 
     # -- comparing iterations ----------------------------------------------------------------------------------------
 
@@ -357,6 +361,10 @@ class LoopRecorder:
         o, p, q = self._operands(a.operands), self._operands(b.operands), self._operands(other.operands)
         if not np.array_equal(p[:, _MOVING] + (p - o)[:, _MOVING] * far, q[:, _MOVING]):
             return False
+        if self.keep_steps:
+            x0, y0, z0 = (self._first_elements(span.operands) for span in (a, b, other))
+            if not np.array_equal(y0 + (y0 - x0) * far, z0):
+                return False
         for x, y, z in zip(range(*a.buffers), range(*b.buffers), range(*other.buffers)):
             s, t, u = self.home.get(x), self.home.get(y), self.home.get(z)
             if (t is None) != (u is None):
@@ -395,6 +403,9 @@ class LoopRecorder:
         builder.operand_count += len(p) * count
         if self.keep_steps:
             self.steps.extend([None] * (len(rows) * count))
+            before, after = self._first_elements(a.operands), self._first_elements(b.operands)
+            starting = after[None] + (after - before)[None] * np.array(ahead, np.int64)[:, None]
+            self.offsets.frombytes(np.ascontiguousarray(starting).tobytes())
             self._mark(operands.reshape(-1, _OPERAND), p)
 
     def _add_buffers(self, a: _Span, b: _Span, count: int) -> None:
