@@ -51,6 +51,37 @@ return out
 """
 
 
+def attention(before: str, after: str) -> str:
+    """One block of attention: scores, exponentials with their sum, the product with the values; division early or late."""
+    return f"""
+out = nl.ndarray((64, 128), dtype=nl.float32, buffer=nl.shared_hbm)
+q = nl.ndarray((64, 128), dtype=x.dtype, buffer=nl.sbuf)
+k = nl.ndarray((64, 128), dtype=x.dtype, buffer=nl.sbuf)
+v = nl.ndarray((128, 64), dtype=x.dtype, buffer=nl.sbuf)
+nisa.dma_copy(dst=q, src=x[0:64, 0:128])
+nisa.dma_copy(dst=k, src=x[0:64, 128:256])
+nisa.dma_copy(dst=v, src=x[:, 256:320])
+scores = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.psum)
+nisa.nc_matmul(dst=scores, stationary=q, moving=k)
+e = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
+s = nl.ndarray((128, 1), dtype=nl.float32, buffer=nl.sbuf)
+nisa.activation_reduce(e, nl.exp, scores, reduce_op=nl.add, reduce_res=s)
+nisa.reciprocal(s, s)
+{before}
+turned = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.psum)
+nisa.nc_transpose(turned, e)
+p = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
+nisa.tensor_copy(p, turned)
+product = nl.ndarray((128, 64), dtype=nl.float32, buffer=nl.psum)
+nisa.nc_matmul(dst=product, stationary=p, moving=v)
+r = nl.ndarray((128, 64), dtype=nl.float32, buffer=nl.sbuf)
+nisa.tensor_copy(r, product)
+{after}
+nisa.dma_copy(dst=out, src=r[0:64, :])
+return out
+""".replace("out = nl.ndarray((64, 128)", "out = nl.ndarray((64, 64)")
+
+
 PAIRS: dict[str, Pair] = {
     "T1": Pair(matmuls(128, 128, 512, 600), matmuls(128, 128, 512, 4)),
     "T2": Pair(
@@ -344,5 +375,177 @@ return out
         + LOAD_X
         + "for i in range(8):\n    nisa.activation(t, nl.exp, t)\nfor i in range(8):\n    nisa.activation(t, nl.gelu, t)\n"
         + STORE,
+    ),
+    "T6": Pair(
+        OUT
+        + "u = nl.ndarray((128, 512), dtype=x.dtype, buffer=nl.sbuf)\nv = nl.ndarray((128, 512), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "nisa.memset(u, 1.0)\nnisa.memset(v, 1.0)\nfor i in range(32):\n    nisa.tensor_tensor(u, u, u, op=nl.add)\n"
+        "    nisa.activation(v, nl.exp, v)\nnisa.dma_copy(dst=out[:, 0:512], src=u)\nnisa.dma_copy(dst=out[:, 512:1024], src=v)\nreturn out",
+        OUT + "u = nl.ndarray((128, 512), dtype=x.dtype, buffer=nl.sbuf)\nnisa.memset(u, 1.0)\n"
+        "for i in range(64):\n    nisa.tensor_tensor(u, u, u, op=nl.add)\nnisa.dma_copy(dst=out[:, 0:512], src=u)\nreturn out",
+    ),
+    "D2": Pair(
+        OUT + "mid = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.hbm)\nfor i in range(4):\n"
+        "    t = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\n    nisa.dma_copy(dst=t, src=x)\n"
+        "    nisa.dma_copy(dst=mid, src=t)\n    u = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    nisa.dma_copy(dst=u, src=mid)\n    nisa.dma_copy(dst=out, src=u)\nreturn out",
+        OUT + LOAD_X + "for i in range(4):\n    nisa.dma_copy(dst=out, src=t)\nreturn out",
+    ),
+    "D3": Pair(
+        OUT
+        + "mid = nl.ndarray((2048, 16384), dtype=x.dtype, buffer=nl.hbm)\n"
+        + "for i in range(16):\n    t = nl.ndarray((128, 16384), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    nisa.memset(t, 1.0)\n    nisa.dma_copy(dst=mid[i*128:(i+1)*128, :], src=t)\n"
+        "r = nl.ndarray((128, 16384), dtype=x.dtype, buffer=nl.sbuf)\nnisa.memset(r, 0.0)\n"
+        "for i in range(16):\n    u = nl.ndarray((128, 16384), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    nisa.dma_copy(dst=u, src=mid[i*128:(i+1)*128, :])\n    nisa.tensor_tensor(r, r, u, op=nl.add)\n"
+        "nisa.dma_copy(dst=out[:, 0:2048], src=r[:, 0:2048])\nreturn out",
+        OUT + "r = nl.ndarray((128, 16384), dtype=x.dtype, buffer=nl.sbuf)\nnisa.memset(r, 0.0)\n"
+        "for i in range(16):\n    t = nl.ndarray((128, 16384), dtype=x.dtype, buffer=nl.sbuf)\n    nisa.memset(t, 1.0)\n"
+        "    nisa.tensor_tensor(r, r, t, op=nl.add)\nnisa.dma_copy(dst=out[:, 0:2048], src=r[:, 0:2048])\nreturn out",
+    ),
+    "D4": Pair(
+        OUT + "wide = nl.ndarray((128, 8 * 5120), dtype=x.dtype, buffer=nl.sbuf)\nfor i in range(8):\n"
+        "    nisa.dma_copy(dst=wide[:, i*5120:(i+1)*5120], src=x[:, 0:5120])\n"
+        "    r = nl.ndarray((128, 8192), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    nisa.activation(r[:, 0:4096], nl.exp, wide[:, i*5120:i*5120+4096])\n"
+        "    nisa.activation(r[:, 4096:8192], nl.exp, wide[:, i*5120+1024:(i+1)*5120])\n"
+        "    nisa.dma_copy(dst=out, src=r)\nreturn out",
+        OUT + "for i in range(8):\n    t = nl.ndarray((128, 5120), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    nisa.dma_copy(dst=t, src=x[:, 0:5120])\n    r = nl.ndarray((128, 8192), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    nisa.activation(r[:, 0:4096], nl.exp, t[:, 0:4096])\n    nisa.activation(r[:, 4096:8192], nl.exp, t[:, 1024:5120])\n"
+        "    nisa.dma_copy(dst=out, src=r)\nreturn out",
+        x=(128, 8192),
+    ),
+    "D10": Pair(
+        "out = nl.ndarray((128, 8 * 1024), dtype=x.dtype, buffer=nl.shared_hbm)\n"
+        "t = nl.ndarray((128, 8 * 1024), dtype=x.dtype, buffer=nl.sbuf)\nfor k in range(8):\n"
+        "    nisa.dma_copy(dst=t[:, k*1024:(k+1)*1024], src=x[:, k:k+1024])\n" + STORE,
+        "out = nl.ndarray((128, 8 * 1024), dtype=x.dtype, buffer=nl.shared_hbm)\n"
+        "t = nl.ndarray((128, 1032), dtype=x.dtype, buffer=nl.sbuf)\nnisa.dma_copy(dst=t, src=x[:, 0:1032])\nfor k in range(8):\n"
+        "    nisa.dma_copy(dst=out[:, k*1024:(k+1)*1024], src=t[:, k:k+1024])\nreturn out",
+    ),
+    "D13": Pair(
+        OUT + "t = nl.ndarray((128, 512), dtype=x.dtype, buffer=nl.sbuf)\nfor i in range(8):\n"
+        "    nisa.dma_copy(dst=t, src=x[i*128:(i+1)*128, :])\n    r = nl.ndarray((128, 512), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    for j in range(4):\n        nisa.activation(r, nl.exp, t)\n    nisa.dma_copy(dst=out[i*128:(i+1)*128, :], src=r)\nreturn out",
+        OUT + "for i in range(8):\n    t = nl.ndarray((128, 512), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    nisa.dma_copy(dst=t, src=x[i*128:(i+1)*128, :])\n    nisa.dma_copy(dst=out[i*128:(i+1)*128, :], src=t)\nreturn out",
+        x=(1024, 512),
+    ),
+    "P4": Pair(
+        OUT + "t = nl.ndarray((128, 2048), dtype=x.dtype, buffer=nl.sbuf)\nfor i in range(8):\n"
+        "    nisa.dma_copy(dst=t, src=x[i*128:(i+1)*128, :])\n    nisa.activation(t, nl.exp, t)\n"
+        "    nisa.dma_copy(dst=out[i*128:(i+1)*128, :], src=t)\nreturn out",
+        OUT + "for i in range(8):\n    t = nl.ndarray((128, 2048), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "    nisa.dma_copy(dst=t, src=x[i*128:(i+1)*128, :])\n    nisa.activation(t, nl.exp, t)\n"
+        "    nisa.dma_copy(dst=out[i*128:(i+1)*128, :], src=t)\nreturn out",
+        x=(1024, 2048),
+    ),
+    "E6": Pair(
+        """
+out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+a = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
+b = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
+nisa.memset(a, 0.0)
+nisa.memset(b, 0.0)
+acc = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
+r = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+for k in range(16):
+    nisa.nc_matmul(dst=acc, stationary=a, moving=b, accumulate=k > 0)
+    nisa.tensor_copy(r, acc)
+nisa.dma_copy(dst=out, src=r)
+return out
+""",
+        matmuls(128, 128, 512, 16),
+    ),
+    "E9": Pair(
+        """
+out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+a = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
+b = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
+nisa.memset(a, 0.0)
+nisa.memset(b, 0.0)
+for i in range(16):
+    acc = nl.ndarray((128, 4096), dtype=nl.float32, buffer=nl.psum)
+    for j in range(8):
+        nisa.nc_matmul(dst=acc[:, j*512:(j+1)*512], stationary=a, moving=b)
+    r = nl.ndarray((128, 4096), dtype=nl.bfloat16, buffer=nl.sbuf)
+    nisa.activation(r, nl.exp, acc)
+nisa.dma_copy(dst=out, src=r[:, 0:512])
+return out
+""",
+        matmuls(128, 128, 512, 64),
+    ),
+    "E10": Pair(
+        """
+out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+a = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
+nisa.dma_copy(dst=a, src=w[:, 0:128])
+b = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
+nisa.dma_copy(dst=b, src=x[:, 0:512])
+r = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
+for i in range(24):
+    acc = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
+    nisa.nc_matmul(dst=acc, stationary=a, moving=b)
+    b = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
+    nisa.tensor_copy(b, acc)
+nisa.dma_copy(dst=out, src=b)
+return out
+""",
+        matmuls(128, 128, 512, 600),
+        dtype="bfloat16",
+    ),
+    "V6": Pair(
+        "out = nl.ndarray((128, 2), dtype=x.dtype, buffer=nl.shared_hbm)\n"
+        + LOAD_X
+        + "r = nl.ndarray((128, 2), dtype=x.dtype, buffer=nl.sbuf)\nq = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\n"
+        "nisa.tensor_reduce(r[:, 0:1], nl.add, t, axis=1)\nnisa.tensor_tensor(q, t, t, op=nl.multiply)\n"
+        "nisa.tensor_reduce(r[:, 1:2], nl.add, q, axis=1)\nnisa.dma_copy(dst=out, src=r)\nreturn out",
+        "out = nl.ndarray((128, 2), dtype=x.dtype, buffer=nl.shared_hbm)\n"
+        + LOAD_X
+        + "r = nl.ndarray((128, 2), dtype=x.dtype, buffer=nl.sbuf)\ns = nl.ndarray((128, 24), dtype=x.dtype, buffer=nl.sbuf)\n"
+        "for i in range(4):\n    nisa.bn_stats(s[:, i*6:(i+1)*6], t[:, i*512:(i+1)*512])\n"
+        "nisa.bn_aggr(r, s)\nnisa.dma_copy(dst=out, src=r)\nreturn out",
+    ),
+    "V10": Pair(
+        """
+out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+p = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
+q = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
+nisa.memset(p, 0.0)
+nisa.memset(q, 0.0)
+r = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+s = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+for i in range(8):
+    nisa.tensor_copy(r, p)
+    nisa.activation(s, nl.exp, q)
+nisa.dma_copy(dst=out, src=r)
+return out
+""",
+        """
+out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+p = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
+q = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+nisa.memset(p, 0.0)
+nisa.memset(q, 0.0)
+r = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+s = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+for i in range(8):
+    nisa.tensor_copy(r, p)
+    nisa.activation(s, nl.exp, q)
+nisa.dma_copy(dst=out, src=r)
+return out
+""",
+        target="trn1",
+    ),
+    "V11": Pair(
+        OUT + LOAD_X + "nisa.tensor_scalar(t, t, nl.multiply, 0.5)\nnisa.tensor_scalar(t, t, nl.add, 1.0)\n" + STORE,
+        OUT + LOAD_X + "nisa.tensor_scalar(t, t, nl.multiply, 0.5, op1=nl.add, operand1=1.0)\n" + STORE,
+    ),
+    "A1": Pair(
+        attention("nisa.tensor_scalar(e, e, nl.multiply, s)", ""),
+        attention("", "nisa.tensor_scalar(r, r, nl.multiply, s)"),
+        dtype="bfloat16",
     ),
 }

@@ -43,7 +43,7 @@ def test_the_change_gains_time_in_re_simulation(name: str) -> None:
     assert found.proof.before_us == seen.profile.latency_us
 
 
-SAME_WORK = "D1 D5 D7 D8 D9 D12 P5 P7 E1 E2 E7 V1 V2 V3 V4 V5 V7 V9 V13 S1".split()
+SAME_WORK = "D1 D4 D5 D7 D8 D9 D10 D12 P4 P5 P7 E1 E2 E6 E7 V1 V2 V3 V4 V5 V6 V7 V9 V10 V11 V13 S1 A1".split()
 """Pairs whose twin is the sick kernel with the advice followed."""
 
 
@@ -69,9 +69,24 @@ def test_findings_name_lines_of_the_kernel(name: str) -> None:
     assert all(text[line - 1].strip().startswith("nisa.") or "nl.ndarray" in text[line - 1] for line in found.lines)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_all_rules_together_judge_any_kernel_and_name_the_symptom_that_it_was_made_for(name: str) -> None:
+    found = advise(observed(PAIRS[name].sick, PAIRS[name]), prove=False)
+    assert name in {advice.rule for advice in found}
+
+
+def test_a_running_sum_is_a_carried_dependency() -> None:
+    body = PAIRS["P4"].sick.replace("nisa.activation(t, nl.exp, t)", "nisa.tensor_tensor(s, s, t, op=nl.add)")
+    body = body.replace(
+        "for i", "s = nl.ndarray((128, 2048), dtype=x.dtype, buffer=nl.sbuf)\nnisa.memset(s, 0.0)\nfor i", 1
+    )
+    pair = PAIRS["P4"]
+    assert RULES["P4"](Case(observed(body.replace(", src=t)\nreturn", ", src=s)\nreturn"), pair))) is None
+
+
 def test_every_rule_has_a_pair() -> None:
     assert set(PAIRS) == set(RULES)
-    assert len(RULES) >= 15
+    assert len(RULES) >= 50
 
 
 def test_advice_is_ranked_by_proven_gain_and_serialises() -> None:

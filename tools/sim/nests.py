@@ -415,6 +415,52 @@ def _union(start: Floats, end: Floats) -> float:
     return float(np.maximum(reach - np.maximum(start, before), 0.0).sum())
 
 
+def iterations_of(trace: Trace, loop: LoopTime) -> Ints | None:
+    """The iteration of `loop` that each instruction of core 0 belongs to, counted over the launch; -1 outside of it.
+
+    Instructions are put to the iteration that is open when they are issued. None where the stream doesn't tell.
+    """
+    nests = nests_of(trace.sources.get(loop.file, ""))
+    which = [
+        k for k, nest in enumerate(nests.loops) if (nest.first_line, nest.header) == (loop.first_line, loop.header)
+    ]
+    if not which:
+        return None
+    inside = {k for k in range(len(nests.loops)) if which[0] in _around(nests, k)}
+    lines = {line for line, k in nests.loop_of.items() if k in inside}
+    numbers = np.array([n if f == loop.file and n in lines else 0 for f, n in trace.lines])
+    line = trace.column(Inst.LINE)
+    number = np.where((line >= 0) & (trace.column(Inst.CORE) == 0), numbers[line], 0)
+    rows = np.flatnonzero(number > 0)
+    item = _items_at(nests.loops[which[0]], number[rows])
+    present = np.unique(item[item >= 0])
+    if len(present) < 2:
+        return None
+    known = np.flatnonzero(item >= 0)
+    entered = known[(np.diff(item[known], prepend=-1) != 0) & (item[known] == present[0])]
+    found = np.full(len(trace), -1, np.int64)
+    found[rows] = np.maximum(np.searchsorted(entered, np.arange(len(rows)), side="right") - 1, 0)
+    return found
+
+
+def _around(nests: Nests, loop: int) -> list[int]:
+    """A loop and those around it."""
+    found = []
+    while loop >= 0:
+        found.append(loop)
+        loop = nests.loops[loop].parent
+    return found
+
+
+def _items_at(nest: Nest, numbers: Ints) -> Ints:
+    """Which of the statements that every iteration runs each line number belongs to, -1 for none."""
+    item = np.full(len(numbers), -1)
+    for k, ranges in enumerate(nest.items):
+        for first, last in ranges:
+            item[(numbers >= first) & (numbers <= last)] = k
+    return item
+
+
 def _iterations(trace: Trace, nests: Nests, loop: int, number: Ints, member: NDArray[np.bool_]) -> int | None:
     """How often a loop's body ran: how often the stream comes back to one of the statements that every iteration runs.
 
@@ -428,11 +474,7 @@ def _iterations(trace: Trace, nests: Nests, loop: int, number: Ints, member: NDA
     cores = trace.column(Inst.CORE)[rows_all]
     for core in np.unique(cores).tolist():
         rows = rows_all[cores == core]
-        here = number[rows]
-        item = np.full(len(rows), -1)
-        for k, ranges in enumerate(nest.items):
-            for first, last in ranges:
-                item[(here >= first) & (here <= last)] = k
+        item = _items_at(nest, number[rows])
         present = np.unique(item[item >= 0])
         if not len(present):
             return None

@@ -1,5 +1,5 @@
 """The bottleneck rules by family; importing this package registers them."""
 
-from tools.insight.rules import movement, overlap, tensor, triage, vector
+from tools.insight.rules import algebra, excess, iterations, movement, overlap, psum, tensor, triage, vector
 
-__all__ = ["movement", "overlap", "tensor", "triage", "vector"]
+__all__ = ["algebra", "excess", "iterations", "movement", "overlap", "psum", "tensor", "triage", "vector"]

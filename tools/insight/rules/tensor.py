@@ -1,4 +1,4 @@
-"""E1 to E8: how the Tensor Engine's array is used."""
+"""E1 to E10: how the Tensor Engine's array is used."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ SHARE = 0.05
 """Share of the Tensor Engine's time below which a symptom isn't worth a finding."""
 FULL = 128
 MOVING = 512
+LOW_USE, HIGH_CEILING = 30.0, 60.0
+"""Percent of the peaks: below the one nothing is well used, above the other it could be."""
 SHORT = 32
 """Stationary columns up to which a matmul is a product with few vectors."""
 
@@ -188,6 +190,33 @@ def float32_matmul(case: Case) -> Advice | None:
         "cast the operands to bfloat16, only if the user's precision policy allows it.",
         case.numbers(lines),
         case.prove(lambda: what_if.other_dtype(seen)),
+    )
+
+
+@rule("E10")
+def serialisation_stall(case: Case) -> Advice | None:
+    """Neither array nor memory is well used, though the arithmetic intensity would allow it."""
+    profile = case.seen.profile
+    if not matmuls(case).any() or max(profile.mfu_estimated_percent, profile.mbu_estimated_percent) >= LOW_USE:
+        return None
+    if profile.mfu_max_achievable_estimated_percent < HIGH_CEILING or profile.pipeline_us > 0.67 * profile.latency_us:
+        return None
+    rows = np.flatnonzero(matmuls(case))
+    lines = case.heaviest(rows, case.seen.timeline.waited_ns)
+
+    def trial() -> Counterfactual:
+        hoisted = what_if.loads_hoisted(case.seen)
+        free = what_if.all_stalls_removed(case.seen)
+        return hoisted if hoisted is not None and hoisted.gain_us >= 0.5 * free.gain_us else free
+
+    return Advice(
+        "E10",
+        "The Tensor Engine waits in turn with everything else; this is no memory wall.",
+        f"MFU {profile.mfu_estimated_percent:.0f}%, MBU {profile.mbu_estimated_percent:.0f}%, while the arithmetic intensity "
+        f"allows {profile.mfu_max_achievable_estimated_percent:.0f}%; its matmuls stand at {case.places(lines)}.",
+        "load both operands before the loops that reuse them, put K innermost, and give loads and sums tiles of their own.",
+        case.numbers(lines),
+        case.prove(trial),
     )
 
 

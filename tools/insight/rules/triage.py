@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tools.insight import counterfactual as what_if
 from tools.insight import edits
 from tools.insight.advice import Advice, Case, rule
-from tools.sim.profiler import EngineUse
+from tools.sim.profiler import ENGINE_NAMES, EngineUse
 
 SATURATED = 90.0
 GOOD_BANDWIDTH = 60.0
 UNDER_USED = 60.0
 DONE = 0.95
+NEXT = 0.75
+"""Work of the second busiest resource over the busiest one's from which both bind."""
 SERIAL = 1.5
 """Latency over the busiest engine's time from which a launch counts as serialised."""
 
@@ -118,6 +123,48 @@ def serialised(case: Case) -> Advice | None:
         "work tile by tile with a buffer per iteration, so that loads, compute and stores of different tiles overlap.",
         proof=case.prove(lambda: what_if.all_stalls_removed(case.seen)),
     )
+
+
+@rule("T6")
+def next_limit(case: Case) -> Advice | None:
+    """A second resource has nearly as much work as the busiest one, so relieving that one alone gains little."""
+    profile = case.seen.profile
+    rows = {name: _back_to_back(case, name) for name in (*ENGINE_NAMES, "DMA")}
+    ranked = sorted(rows, key=lambda name: -rows[name][0])
+    (most, mine), (second, _) = rows[ranked[0]], rows[ranked[1]]
+    if most < 0.5 * profile.latency_us or second < NEXT * most:
+        return None
+    ceiling = profile.latency_us / max(second, _roofline_us(case), 1e-9)
+    return Advice(
+        "T6",
+        f"{_name(ranked[0])[0].upper()}{_name(ranked[0])[1:]} and {_name(ranked[1])} have nearly the same amount of work.",
+        f"They need {most:.2f} and {second:.2f} us back to back of {profile.latency_us:.2f} us: relieving the first alone can gain "
+        f"at most {ceiling:.2f}x before the second binds.",
+        "lighten both, or move work to a third engine; a change to one of them alone soon stops paying.",
+        proof=case.prove(
+            lambda: what_if.without(
+                case.seen,
+                mine,
+                "ceiling",
+                f"With all work of {_name(ranked[0])} for free",
+                "the most that relieving it can gain",
+            )
+        ),
+    )
+
+
+def _name(resource: str) -> str:
+    return "the DMA engines" if resource == "DMA" else f"the {resource} Engine"
+
+
+def _back_to_back(case: Case, name: str) -> tuple[float, NDArray[np.int64]]:
+    """Time in us that a resource of core 0 needs without any waiting, and its instructions."""
+    seen = case.seen
+    if name == "DMA":
+        rows = np.flatnonzero(seen.is_dma & (seen.core == 0))
+        return float(seen.held_ns[rows].sum()) / 1e3, rows
+    rows = np.flatnonzero(~seen.is_dma & (seen.engine == ENGINE_NAMES.index(name)) & (seen.core == 0))
+    return float(seen.timeline.costs.issue_ns[rows].sum()) / 1e3, rows
 
 
 @rule("T7")
