@@ -219,6 +219,8 @@ class Values:
         info = self.trace.buffers[numbers[0]]
         buffer = self._buffer(info, len(numbers))
         buffer.allocate()
+        if info.space == "psum" and buffer.data is not None:
+            buffer.data.fill(0)  # nl.zeros in PSUM is no instruction, so the record doesn't hold it
         size = info.partitions * info.row_bytes
         for slot, number in enumerate(numbers):
             self.memory[number] = (buffer, slot * size)

@@ -438,3 +438,23 @@ def test_an_output_may_be_stored_in_part_but_not_at_all_is_refused():
     assert "KW-OUTPUT-UNWRITTEN" in {d.code for d in result.diagnostics}
     with pytest.raises(KernelError, match="KW-OUTPUT-UNWRITTEN"):
         run(source, X, 0)
+
+
+def test_zeros_in_psum_are_zeros_for_whatever_reads_them_first():
+    body = f"""
+        def kernel(x):
+            {OUT}
+            total = nl.ndarray((128, 1), dtype=nl.float32, buffer=nl.shared_hbm)
+            spare = nl.multiply(nl.load(x), 3.0)
+            blank = nl.zeros((128, 64), dtype=nl.float32, buffer=nl.psum)
+            summed = nl.zeros((128, 1), dtype=nl.float32, buffer=nl.psum)
+            nl.store(out, nl.add(nl.copy(blank), spare))
+            for i in nl.affine_range(2):
+                summed += nl.sum(nl.load(x[:, i * 32 : i * 32 + 32]), axis=[1], keepdims=True)
+            nl.store(total, nl.copy(summed))
+            return out, total
+    """
+    for _ in range(3):  # memory of the runs before is used again
+        got, total = run(body, X).outputs
+        assert np.array_equal(got, 3 * X)
+        np.testing.assert_allclose(total[:, 0], X.sum(axis=1), rtol=1e-4, atol=1e-4)
