@@ -42,7 +42,7 @@ _STATEFUL = frozenset(
 """Instructions that read or write an engine's registers: only in program order."""
 _CACHE_BYTES = 12 << 20
 """Working set of a batch: what fits a last-level cache that other processes use too."""
-_SMALL_TILE = 1 << 19
+_SMALL_TILE = 1 << 16
 """Bytes of an operand up to which one NumPy call a tile is mostly overhead."""
 _COPIES = 1 << 17
 """Bytes of a shared operand that may be repeated for a batch."""
@@ -301,7 +301,7 @@ class Values:
             if name in _STATEFUL or params.get("reduce_op") is not None:
                 return 1
             largest = max(t.size * t.dtype.itemsize for t in step.outs)
-            useful |= name == "nc_matmul" or (name in _LANEWISE and largest <= _SMALL_TILE // 2)
+            useful |= name == "nc_matmul" or (name in _LANEWISE and largest <= _SMALL_TILE)
         if not useful:
             return 1
         low, high = begin, begin + nest.length

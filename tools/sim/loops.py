@@ -406,7 +406,7 @@ class LoopRecorder:
             before, after = self._first_elements(a.operands), self._first_elements(b.operands)
             starting = after[None] + (after - before)[None] * np.array(ahead, np.int64)[:, None]
             self.offsets.frombytes(np.ascontiguousarray(starting).tobytes())
-            self._mark(operands.reshape(-1, _OPERAND), p)
+            self._mark(operands, starting, b)
 
     def _add_buffers(self, a: _Span, b: _Span, count: int) -> None:
         """Buffers that the derived iterations would allocate; blocks become tiles when something asks for them."""
@@ -436,20 +436,29 @@ class LoopRecorder:
                     )
                 )  # fmt: skip
 
-    def _mark(self, operands: Table, template: Table) -> None:
+    def _mark(self, operands: Table, starting: Table, model: _Span) -> None:
         """Note what derived iterations write to buffers that aren't theirs alone."""
-        tensors = self.core.partly  # type: ignore[attr-defined]
-        if not tensors:
+        partly: dict[int, Buffer] = self.core.partly  # type: ignore[attr-defined]
+        if not partly:
             return
-        waiting = np.isin(operands[:, Operand.BUFFER], list(tensors))
-        for row in operands[waiting]:
-            number, flags, row0, row1, byte0, byte1 = (int(v) for v in row[:6])
-            buffer = tensors.get(number)
+        views: list[Tensor] = []
+        for step in self.steps[model.rows[0] : model.rows[1]]:
+            if step is None:
+                raise NotUniform(self.running[-1])
+            views.extend((*step.outs, *step.ins))
+        waiting = np.isin(operands[:, :, Operand.BUFFER], list(partly))
+        for far, at in np.argwhere(waiting).tolist():
+            buffer = partly.get(int(operands[far, at, Operand.BUFFER]))
             if buffer is None or not buffer.pending:
                 continue
-            if flags & 2:
+            like = views[at]
+            view = Tensor(buffer, like.shape, like.dtype, int(starting[far, at]), like.strides)
+            if operands[far, at, Operand.FLAGS] & 2 and not buffer.covers(view):
                 raise NotUniform(self.running[-1])
-            buffer.mark_rectangle(row0, row1, byte0, byte1)
+            if operands[far, at, Operand.FLAGS] & 1:
+                buffer.mark(view)
+                if not buffer.pending:
+                    partly.pop(buffer.id)
 
     # -- the result --------------------------------------------------------------------------------------------------
 

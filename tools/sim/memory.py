@@ -7,6 +7,7 @@ written, so that reading the rest can be named instead of silently computing wit
 from __future__ import annotations
 
 import sys
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,65 @@ class _Pool:
 _pool = _Pool()
 
 
+class Coverage:
+    """Which bytes of a buffer were written, kept as coarsely as the views allow; needs no data.
+
+    Attributes:
+        granule: bytes that one entry of the map stands for.
+        map: 1 where written.
+        missing: entries that are 0.
+    """
+
+    __slots__ = ("granule", "map", "missing")
+
+    def __init__(self, nbytes: int) -> None:
+        self.granule = nbytes
+        self.map = np.zeros(1, np.uint8)
+        self.missing = 1
+
+    def add(self, view: Tensor) -> bool:
+        """Note that a view was written; False when its form isn't understood."""
+        part = self._part(view)
+        if part is None:
+            return False
+        if 0 not in part.strides:
+            self.missing -= part.size - int(np.count_nonzero(part))
+        part[...] = 1
+        if 0 in part.strides:
+            self.missing = int(self.map.size - np.count_nonzero(self.map))
+        return True
+
+    def covers(self, view: Tensor) -> bool:
+        """Whether all of a view was written."""
+        part = self._part(view)
+        return part is not None and bool(part.all())
+
+    def _part(self, view: Tensor) -> NDArray[np.uint8] | None:
+        item = view.dtype.itemsize
+        run = 1
+        outer: list[tuple[int, int]] = []
+        for stride, n in sorted((s, n) for n, s in zip(view.shape, view.strides) if n > 1):
+            if stride < 0:
+                return None
+            if stride == run and not outer:
+                run *= n
+            else:
+                outer.append((n, stride * item))
+        run, start = run * item, view.offset * item
+        granule = gcd(self.granule, start, run, *(stride for _, stride in outer))
+        if granule != self.granule:
+            self.map = np.repeat(self.map, self.granule // granule)
+            self.missing *= self.granule // granule
+            self.granule = granule
+        return np.ndarray(
+            (*[n for n, _ in outer], run // granule),
+            np.uint8,
+            self.map,
+            start // granule,
+            (*[stride // granule for _, stride in outer], 1),
+        )
+
+
 class Buffer:
     """One allocation.
 
@@ -66,12 +126,13 @@ class Buffer:
         cells: rectangles written so far, by their corner, while all of them fit one grid (the usual case: tiles); a
             byte map takes over when they don't.
         cache: decoded float32 copies of views, dropped at each write.
+        coverage: what was written, in a run without data whose writes fit no grid.
         from_data: PSUM only: other engines' data may be accumulated onto without a warning (Beta 1 zeros).
         groups: PSUM only: regions that hold a running accumulation, by (offset, shape, strides, itemsize) of the view.
     """
 
     __slots__ = (
-        "address", "area", "cache", "cells", "core", "data", "dtype", "from_data", "grid", "groups", "host", "id", "line", "name", "on_chip",
+        "address", "area", "cache", "cells", "core", "coverage", "data", "dtype", "from_data", "grid", "groups", "host", "id", "line", "name", "on_chip",
         "partitions", "pending", "role", "row_bytes", "shape", "space", "storage", "unwritten", "written",
     )  # fmt: skip
 
@@ -112,6 +173,7 @@ class Buffer:
         self.grid = (0, 0)
         self.area = 0
         self.cache: dict[Any, NDArray[Any]] | None = None
+        self.coverage: Coverage | None = None
         self.groups: dict[Any, Any] | None = None
         self.from_data = False
         self.host: NDArray[Any] | None = None
@@ -154,6 +216,9 @@ class Buffer:
         """Note that all elements of `view` now hold values."""
         nbytes = view.size * view.dtype.itemsize
         total = self.partitions * self.row_bytes
+        if self.coverage is not None:
+            self._cover(view)
+            return
         if self.written is None:
             if nbytes >= total == self.unwritten and 0 not in view.strides:
                 self.pending = False
@@ -164,6 +229,7 @@ class Buffer:
                     self.cells = {}
                 return
             if self.data is None:
+                self._cover(view)
                 return
             self._make_map()
         assert self.written is not None
@@ -183,15 +249,28 @@ class Buffer:
             return False
         return self._mark_rectangle(row0, row1, byte0, byte1)
 
-    def mark_rectangle(self, row0: int, row1: int, byte0: int, byte1: int) -> None:
-        """Note that a rectangle was written, in a run without data; one that fits no grid is forgotten."""
-        if self._mark_rectangle(row0, row1, byte0, byte1) and self.area >= self.partitions * self.row_bytes:
-            self.pending = False
-            self.cells = {}
-
     def covers(self, view: Tensor) -> bool:
         """Whether all of a view is known to be written, in a run without data."""
-        return not self.pending or (bool(self.cells) and self._cells_cover(view))
+        if not self.pending:
+            return True
+        if self.coverage is not None:
+            return self.coverage.covers(view)
+        return bool(self.cells) and self._cells_cover(view)
+
+    def _cover(self, view: Tensor) -> None:
+        """Note a view that is no cell, in a run without data."""
+        from tools.sim.tensor import Tensor
+
+        if self.coverage is None:
+            self.coverage = Coverage(self.partitions * self.row_bytes)
+            item, row = self.dtype.itemsize, self.natural_row
+            for (row0, byte0), (row1, byte1) in self.cells.items():
+                shape, strides = (row1 - row0, (byte1 - byte0) // item), (row // item, 1)
+                self.coverage.add(Tensor(self, shape, self.dtype, (row0 * row + byte0) // item, strides))
+            self.cells = {}
+        if self.coverage.add(view) and not self.coverage.missing:
+            self.pending = False
+            self.coverage = None
 
     def _mark_rectangle(self, row0: int, row1: int, byte0: int, byte1: int) -> bool:
         height, width = row1 - row0, byte1 - byte0
