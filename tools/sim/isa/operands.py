@@ -228,6 +228,21 @@ def shaped(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return values if values.shape == shape else values.reshape(shape)
 
 
+def result_room(dst: Tensor, x: NDArray[Any], *lanes: Any) -> NDArray[Any] | None:
+    """The memory of a float32 `dst` when a result shaped like `x` may be computed right there, else None.
+
+    Args:
+        lanes: operands that are still read after the first write to it: none of them may lie in the same buffer.
+    """
+    target = dst.view()
+    if target.dtype != np.float32 or target.shape != x.shape:
+        return None
+    if any(isinstance(lane, Tensor) and lane.buffer is dst.buffer for lane in lanes):
+        return None
+    room: NDArray[Any] = target
+    return room
+
+
 def is_tensor(*values: Any) -> tuple[Tensor, ...]:
     """Those of `values` that are tensors."""
     return tuple(v for v in values if isinstance(v, Tensor))

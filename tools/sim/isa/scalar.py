@@ -17,6 +17,7 @@ from tools.sim.isa.operands import (
     lane_values,
     on_chip,
     require_generation,
+    result_room,
     same_free,
     same_partitions,
     shaped,
@@ -39,27 +40,36 @@ def ACTIVATION(
     """dst = op(data * scale + bias), and optionally the sum of dst over the free dimensions into reduce_res."""
     dst, data = outs[0], ins[0]
     x = data.read_float()
+    room = result_room(dst, x, scale, bias)
     fresh = False
     with np.errstate(all="ignore"):
         if isinstance(scale, Tensor) or scale != 1.0:
-            x = x * lane_values(scale, x.ndim)
+            x = np.multiply(x, lane_values(scale, x.ndim), out=room)
             fresh = True
         if bias is not None:
-            b = lane_values(bias, x.ndim)
-            x = np.add(x, b, out=x) if fresh else x + b
+            x = np.add(x, lane_values(bias, x.ndim), out=x if fresh else room)
         if op.low != -np.inf or op.high != np.inf:
             _check_range(op, x)
-        y = np.asarray(op.function(x), np.float32)
+        if room is not None and isinstance(op.function, np.ufunc):
+            y = op.function(x, out=room)
+        else:
+            y = np.asarray(op.function(x), np.float32)
     total = None
     if reduce_op is not None:
         total = accumulate(Engine.SCALAR, order, reduce_op, y).copy()
-    dst.write(shaped(y, dst.shape))
+    if y is room:
+        dst.wrote()
+    else:
+        dst.write(shaped(y, dst.shape))
     if len(outs) > 1 and total is not None:
         outs[1].write(total.reshape(outs[1].shape))
 
 
 def _check_range(op: ops.Activation, x: np.ndarray[Any, Any]) -> None:
     """Warn about arguments outside the range where the function's table is valid (activation function table)."""
+    low, high = x.min(), x.max()
+    if low >= op.low and high <= op.high:
+        return
     outside = (x < op.low) | (x > op.high)
     if outside.any():
         where = tuple(int(i) for i in np.argwhere(outside)[0])

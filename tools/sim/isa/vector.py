@@ -25,6 +25,7 @@ from tools.sim.isa.operands import (
     on_chip,
     pick_engine,
     require_dtype,
+    result_room,
     same_free,
     same_partitions,
     shaped,
@@ -242,13 +243,19 @@ def TENSOR_SCALAR(
     with np.errstate(all="ignore"):
         if (
             op0.ufunc is not None
-            and op1 is not None
-            and op1.ufunc is not None
             and not op0.bitwise
-            and not (op0.unary or op1.unary or reverse1)
+            and not op0.unary
+            and (op1 is None or (op1.ufunc is not None and not op1.unary and not reverse1))
         ):
-            y = op0.ufunc(lanes(operand0), x) if reverse0 else op0.ufunc(x, lanes(operand0))
-            y = op1.ufunc(y, lanes(operand1), out=y if y.dtype == np.float32 else None)
+            room = result_room(dst, x, operand0, operand1)
+            y = op0.ufunc(lanes(operand0), x, out=room) if reverse0 else op0.ufunc(x, lanes(operand0), out=room)
+            if op1 is not None:
+                y = op1.ufunc(y, lanes(operand1), out=y if y.dtype == np.float32 else None)
+            if y is room:
+                dst.wrote()
+                return
+            if op1 is None and op0.compares:
+                y = y.astype(np.float32)
         else:
             y = _apply(op0, x, None if op0.unary else lanes(operand0), reverse0)
             if op1 is not None:
@@ -624,8 +631,14 @@ def lane_result(value: Any, lanes: int, *, api: str, operand: str = "reduce_res"
 def RECIPROCAL(outs: Outs, ins: Outs) -> None:
     """dst = 1 / data, in float32."""
     dst, data = outs[0], ins[0]
+    x = data.read_float()
+    room = result_room(dst, x)
     with np.errstate(all="ignore"):
-        dst.write(shaped(np.float32(1) / data.read_float(), dst.shape))
+        y = np.divide(np.float32(1), x, out=room)
+    if y is room:
+        dst.wrote()
+    else:
+        dst.write(shaped(y, dst.shape))
 
 
 def reciprocal(dst: Tensor, data: Tensor, engine: Any = None, name: str | None = None) -> None:
