@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sim.programs import Engine, Flag, Program
-from tools.sim.instruction import Trace
+from tools.sim.instruction import Inst, Trace
 from tools.sim.machine import machine
-from tools.sim.timing import BETA1, BETA2, IN_ORDER, TimingOptions, compiled, schedule
+from tools.sim.timing import BETA1, BETA2, IN_ORDER, TimingOptions, compiled, compiled_reuse, schedule
 from tools.sim.timing.allocation import displaced
+from tools.sim.timing.optimising import optimised
 
 pytest.importorskip("numba")
 
@@ -57,6 +58,31 @@ def test_compiled_loop_gives_the_same_times(steps: list[tuple[str, int]], target
         if isinstance(found, np.ndarray):
             assert np.array_equal(found, getattr(fast, field.name)), field.name
     assert plain.latency_ns == fast.latency_ns
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS, st.sampled_from([1, 3]), st.booleans())
+def test_compiled_passes_give_the_same_program(steps: list[tuple[str, int]], times: int, rolled: bool) -> None:
+    loop = "affine_range" if rolled else "static_range"
+    trace = replace(
+        program(steps * times, "trn1"), sources={"kernel.py": f"for i in nl.{loop}(9):\n" + "    f()\n" * 9}
+    )
+    trace.instructions[:, Inst.LINE] = 0
+    trace.lines[:] = [("kernel.py", 3)]
+    plain, gone = optimised(trace, machine("trn1"), BETA1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled_reuse, "wanted", lambda count: True)
+        fast, dropped = optimised(trace, machine("trn1"), BETA1)
+    assert np.array_equal(gone, dropped)
+    assert np.array_equal(plain.instructions, fast.instructions)
+    assert np.array_equal(plain.operands, fast.operands)
+
+
+def test_compiled_passes_drop_what_repeats() -> None:
+    trace = program([("load", 1), ("vector", 1), ("scalar", 2)] * 20, "trn1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled_reuse, "wanted", lambda count: True)
+        assert optimised(trace, machine("trn1"), BETA1)[1].sum() > 10
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,6 +17,7 @@ from tools.sim.instruction import Inst, Operand, Trace
 from tools.sim.machine import Machine
 
 from . import compiled
+from .tiles import tiles_of
 
 Ints = NDArray[np.int64]
 
@@ -190,15 +191,14 @@ def displaced(trace: Trace, machine: Machine, ranges: LiveRanges | None = None) 
     capacity is the functional core's diagnostic.
     """
     ranges = ranges or live_ranges(trace)
-    buffers = trace.buffers
-    spaces = np.array([_SPACES.get(b.space, -1) for b in buffers] or [-1])
-    chip = np.flatnonzero((spaces >= 0) & (ranges.last >= 0)) if buffers else np.empty(0, np.int64)
-    core = np.array([b.core for b in buffers] or [0])
-    size = np.array([max(b.row_bytes, 1) for b in buffers] or [1])
-    address = np.array([-1 if b.address is None else b.address[1] for b in buffers] or [-1])
+    columns = tiles_of(trace.buffers)
+    spaces = np.where(columns.sbuf, 0, np.where(columns.psum, 1, -1))
+    chip = np.flatnonzero((spaces >= 0) & (ranges.last >= 0))
+    core, address = columns.core, columns.address
+    size = np.maximum(columns.size, 1)
     parts = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     place = compiled.place if compiled.wanted_tiles(len(chip)) else _place
-    for each in range(int(core.max()) + 1):
+    for each in range(int(core.max(initial=0)) + 1):
         tiles = chip[core[chip] == each]
         tiles = tiles[np.argsort(ranges.first[tiles], kind="stable")]
         parts.append(
@@ -208,9 +208,6 @@ def displaced(trace: Trace, machine: Machine, ranges: LiveRanges | None = None) 
             )
         )  # fmt: skip
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-
-
-_SPACES = {"sbuf": 0, "psum": 1}
 
 
 def _place(

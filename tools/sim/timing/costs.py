@@ -17,6 +17,8 @@ from tools.sim.errors import UnsupportedError
 from tools.sim.instruction import BY_NAME, OPCODES, Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
 
+from .tiles import tiles_of
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -202,21 +204,12 @@ def costs(trace: Trace, machine: Machine, dropped: Bools | None = None) -> Costs
     Raises:
         UnsupportedError: an instruction has no known cost.
     """
-    n = len(trace)
     law = laws_of(trace)
     if dropped is not None:
         law[dropped] = _CONTROL
     flags = trace.column(Inst.FLAGS)
     engine = _engines(trace, law)
-    cycles = np.zeros(n)
-    for index, name in enumerate(LAW_NAMES):
-        rows = np.flatnonzero(law == index)
-        if len(rows):
-            group = Group(
-                machine, trace.column(Inst.OPCODE)[rows], engine[rows], trace.column(Inst.PARTITIONS)[rows], trace.column(Inst.FREE)[rows],
-                trace.column(Inst.AUX)[rows], flags[rows],
-            )  # fmt: skip
-            cycles[rows] = LAWS[name](group)
+    cycles = _cycles(trace.instructions, machine, law, engine)
     issue, latency, release = _engine_times(machine, engine, cycles, flags, law)
     loads = _table_loads(trace, engine, flags)
     for times in (issue, latency, release):
@@ -249,6 +242,27 @@ def costs(trace: Trace, machine: Machine, dropped: Bools | None = None) -> Costs
         loads,
         law,
     )
+
+
+def issue_on(trace: Trace, machine: Machine, rows: Ints, unit: Engine) -> Floats:
+    """Issue times of the instructions `rows` if the engine `unit` executed them; activation tables aside."""
+    instructions = trace.instructions[rows]
+    law, engine = laws_of(trace)[rows], np.full(len(rows), int(unit))
+    cycles = _cycles(instructions, machine, law, engine)
+    return _engine_times(machine, engine, cycles, instructions[:, Inst.FLAGS], law)[0]
+
+
+def _cycles(instructions: Ints, machine: Machine, law: Ints, engine: Ints) -> Floats:
+    """Engine cycles of each row of an instruction table by its cost law."""
+    cycles = np.zeros(len(law))
+    for index, name in enumerate(LAW_NAMES):
+        rows = np.flatnonzero(law == index)
+        if len(rows):
+            columns = (Inst.PARTITIONS, Inst.FREE, Inst.AUX, Inst.FLAGS)
+            partitions, free, aux, flags = (instructions[rows, column] for column in columns)
+            group = Group(machine, instructions[rows, Inst.OPCODE], engine[rows], partitions, free, aux, flags)
+            cycles[rows] = LAWS[name](group)
+    return cycles
 
 
 def _engines(trace: Trace, law: Ints) -> Ints:
@@ -357,7 +371,7 @@ def dma_sides(trace: Trace, is_dma: Bools) -> tuple[Ints, Ints, Ints, Ints]:
     in HBM."""
     n = len(trace)
     owner = np.repeat(np.arange(n), trace.column(Inst.OPERANDS))
-    in_hbm = np.array([b.space not in ("sbuf", "psum") for b in trace.buffers] or [False])
+    in_hbm = tiles_of(trace.buffers).hbm
     operands = trace.operands
     mine = is_dma[owner]
     hbm = mine & in_hbm[operands[:, Operand.BUFFER]]

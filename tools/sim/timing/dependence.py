@@ -19,6 +19,7 @@ from tools.sim.machine import Machine
 from . import compiled
 from .allocation import displaced, owners
 from .costs import Costs
+from .tiles import tiles_of
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -131,7 +132,7 @@ def _accesses(trace: Trace) -> tuple[Ints, Ints, Bools, Bools]:
     read = np.zeros(count + 1, np.bool_)
     written[buffer[(flags & 1) != 0]] = True
     read[buffer[(flags & 2) != 0]] = True
-    on_chip = np.array([b.space in ("sbuf", "psum") for b in trace.buffers] + [False])
+    on_chip = np.append(~tiles_of(trace.buffers).hbm, False)
     # Never-written buffers make nobody wait; nor do outputs that nobody reads back.
     matters = written & (read | on_chip)
     rows = np.flatnonzero(matters[buffer])

@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from tools.sim.instruction import BY_NAME, Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
 
+from . import compiled_reuse
 from .allocation import owners
+from .costs import costs, issue_on
 from .nests import nests
 from .options import CompilerModel
 from .renaming import renamed
+from .tiles import tiles_of
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 WORTH_MOVING = 1.6
 """Slow-down up to which an instruction may move to a less busy engine."""
@@ -71,9 +75,9 @@ def forwarded(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
         return trace, dropped
     owner, buffer, flags = owners(trace), operands[:, Operand.BUFFER], operands[:, Operand.FLAGS]
     count = len(trace.buffers)
-    psum = np.array([b.space == "psum" and b.row_bytes <= machine.psum_bank_bytes for b in trace.buffers])
-    sbuf = np.array([b.space == "sbuf" and b.address is None for b in trace.buffers])
-    size = np.array([b.row_bytes for b in trace.buffers])
+    columns = tiles_of(trace.buffers)
+    size = columns.size
+    psum, sbuf = columns.psum & (size <= machine.psum_bank_bytes), columns.sbuf & ~columns.placed
     writes, reads = (flags & 1) != 0, (flags & 2) != 0
     writers = np.bincount(buffer[writes], minlength=count)
     single = (trace.column(Inst.OPCODE) == BY_NAME["nc_matmul"].code) & (trace.column(Inst.PARTITIONS) == 1)
@@ -110,16 +114,14 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
 
     Two tiles hold the same value when the same instructions of the same source line (for DMAs: the same transfers)
     fill them from the same values, once and before anyone reads them. What a rolled loop computes is kept only from one
-    trip to the next: an invariant moves out of the loop it stands in, not out of those around it. The older tile then lives on, as long as SBUF
-    has room for it all the way; otherwise the value is made again.
+    trip to the next: an invariant moves out of the loop it stands in, not out of those around it. The older tile then
+    lives on, as long as SBUF has room for it all the way; otherwise the value is made again.
     """
     n, operands = len(trace), trace.operands
-    dropped = np.zeros(n, np.bool_)
     owner, buffer, flags = owners(trace), operands[:, Operand.BUFFER], operands[:, Operand.FLAGS]
     count = len(trace.buffers)
-    in_sbuf = np.array([b.space == "sbuf" for b in trace.buffers])
-    in_hbm = np.array([b.space not in ("sbuf", "psum") for b in trace.buffers])
-    placed = np.array([b.address is not None for b in trace.buffers])
+    columns = tiles_of(trace.buffers)
+    in_sbuf, in_hbm, placed = columns.sbuf, columns.hbm, columns.placed
     writes, reads = (flags & 1) != 0, (flags & 2) != 0
     written = np.zeros(count, np.bool_)
     written[buffer[writes]] = True
@@ -135,32 +137,50 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
     outputs = np.bincount(owner[writes], minlength=n)
     level = _sbuf_level(trace, first_write, last_use, in_sbuf)
     step = -(-n // LEVELS)
-    capacity = machine.sbuf_partition_bytes
     # Writers of each pure tile, tiles in the order of their first write.
     rows = np.flatnonzero(writes & pure[buffer])
     rows = rows[np.lexsort((owner[rows], buffer[rows]))]
     borders = np.flatnonzero(np.diff(buffer[rows], prepend=-1))
     ends = np.append(borders[1:], len(rows))
     order = np.argsort(first_write[buffer[rows[borders]]], kind="stable")
-    name = list(range(count))
-    table = trace.instructions.tolist()
-    rectangles = operands.tolist()
-    one_output = (outputs == 1).tolist()
-    is_dma = np.isin(
-        trace.column(Inst.OPCODE), [BY_NAME[k].code for k in ("dma_copy", "dma_transpose") if k in BY_NAME]
-    ).tolist()
+    codes = [BY_NAME[k].code for k in ("dma_copy", "dma_transpose") if k in BY_NAME]
+    is_dma = np.isin(trace.column(Inst.OPCODE), codes)
+    rolled = np.array([nest.rolled for nest in nests(trace)], np.bool_)
+    find = compiled_reuse.same_values if compiled_reuse.wanted(n) else _same_values
+    name, dropped = find(
+        trace.instructions, operands, owner, rows, borders, ends, order, outputs == 1, is_dma, constant, pure, rolled,
+        last_use, first_write, columns.size, level, step, machine.sbuf_partition_bytes,
+    )  # fmt: skip
+    if not dropped.any():
+        return trace, dropped
+    changed = operands.copy()
+    changed[:, Operand.BUFFER] = name[buffer]
+    return _without(trace, dropped, changed), dropped
+
+
+def _same_values(
+    instructions: Ints, operands: Ints, owner: Ints, rows: Ints, begin: Ints, end: Ints, order: Ints, single: Bools,
+    dma: Bools, constant: Bools, pure: Bools, rolled: Bools, last_use: Ints, first_write: Ints, size: Ints, level: Ints,
+    step: int, capacity: int,
+) -> tuple[Ints, Bools]:  # fmt: skip
+    """Names of the buffers when tiles that hold one value become one, and the instructions that fall away.
+
+    `rows[begin[k]:end[k]]` are the writing operands of the k-th tile that is filled once, before anyone reads it; `order`
+    sorts those tiles by their first write.
+    """
+    dropped = np.zeros(len(instructions), np.bool_)
+    name = list(range(len(last_use)))
+    table, rectangles = instructions.tolist(), operands.tolist()
+    one_output, is_dma, in_rolled = single.tolist(), dma.tolist(), rolled.tolist()
     stable, clean = constant.tolist(), pure.tolist()
-    uses, begins = last_use.tolist(), first_write.tolist()
-    sizes = [b.row_bytes for b in trace.buffers]
-    owner_list, buffer_list = owner.tolist(), buffer.tolist()
-    row_list = rows.tolist()
+    uses, begins, sizes = last_use.tolist(), first_write.tolist(), size.tolist()
+    owner_list, row_list = owner.tolist(), rows.tolist()
     values: dict[Any, int] = {}
     last_made: dict[int, int] = {}
-    rolled = [nest.rolled for nest in nests(trace)]
     for k in order.tolist():
         key: list[Any] = []
-        mine = row_list[borders[k] : ends[k]]
-        tile = buffer_list[mine[0]]
+        mine = row_list[begin[k] : end[k]]
+        tile = rectangles[mine[0]][Operand.BUFFER]
         for row in mine:
             i = owner_list[row]
             if not one_output[i]:
@@ -185,7 +205,7 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
             found = tuple(key)
             older = values.get(found)
             source = -1 if is_dma[owner_list[mine[0]]] else table[owner_list[mine[0]]][Inst.LINE]
-            made_last = last_made.get(source) if source >= 0 and rolled[source] else older
+            made_last = last_made.get(source) if source >= 0 and in_rolled[source] else older
             last_made[source] = tile
             if older is None or made_last != older:
                 values[found] = tile
@@ -198,18 +218,14 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
             uses[older] = max(uses[older], uses[tile])
             for row in mine:
                 dropped[owner_list[row]] = True
-    if not dropped.any():
-        return trace, dropped
-    changed = operands.copy()
-    changed[:, Operand.BUFFER] = np.array(name)[buffer]
-    return _without(trace, dropped, changed), dropped
+    return np.array(name), dropped
 
 
 def _sbuf_level(trace: Trace, first: Ints, last: Ints, in_sbuf: Bools) -> Ints:
     """SBUF bytes per partition in use at each of `LEVELS` steps of the trace (the fullest of each step's tiles)."""
     step = -(-len(trace) // LEVELS)
     change = np.zeros(LEVELS + 2, np.int64)
-    sizes = np.array([b.row_bytes for b in trace.buffers])
+    sizes = tiles_of(trace.buffers).size
     used = np.flatnonzero(in_sbuf & (last >= 0))
     np.add.at(change, np.minimum(first[used], last[used]) // step, sizes[used])
     np.add.at(change, last[used] // step + 1, -sizes[used])
@@ -230,8 +246,6 @@ def _keep(level: Ints, step: int, last: int, again: int, size: int, capacity: in
 
 def balanced(trace: Trace, machine: Machine) -> Trace:
     """Copies and tensor_scalar go to whichever of Vector and Scalar has had less to do so far."""
-    from .costs import costs
-
     rows = np.flatnonzero(
         np.isin(trace.column(Inst.OPCODE), [BY_NAME[name].code for name in ("tensor_copy", "tensor_scalar")])
         & (trace.column(Inst.ENGINE) == Engine.VECTOR)
@@ -239,27 +253,32 @@ def balanced(trace: Trace, machine: Machine) -> Trace:
     )
     if not len(rows):
         return trace
-    instructions = trace.instructions.copy()
-    instructions[rows, Inst.ENGINE] = Engine.SCALAR
-    other = replace(trace, instructions=instructions)
-    on_scalar = costs(other, machine).issue_ns
     cost = costs(trace, machine)
-    on_vector = cost.issue_ns
+    on_vector, on_scalar = cost.issue_ns, np.zeros(len(trace))
+    on_scalar[rows] = issue_on(trace, machine, rows, Engine.SCALAR)
     movable = np.zeros(len(trace), np.bool_)
     # What a fast mode of the Vector Engine does in a fraction of the time stays there.
     movable[rows] = on_scalar[rows] <= WORTH_MOVING * on_vector[rows]
     chosen = trace.column(Inst.ENGINE).copy()
-    busy = {int(Engine.VECTOR): 0.0, int(Engine.SCALAR): 0.0}
-    active = np.flatnonzero(movable | np.isin(cost.engine, (int(Engine.VECTOR), int(Engine.SCALAR))) & ~cost.is_dma)
-    for i, engine, move, vector, scalar in zip(
-        active.tolist(), cost.engine[active].tolist(), movable[active].tolist(), on_vector[active].tolist(),
-        on_scalar[active].tolist(),
-    ):  # fmt: skip
-        if move and busy[2] + scalar < busy[1] + vector:
-            chosen[i] = Engine.SCALAR
-            busy[2] += scalar
-        else:
-            busy[engine] += vector
+    engine = cost.engine
+    active = np.flatnonzero(movable | np.isin(engine, (int(Engine.VECTOR), int(Engine.SCALAR))) & ~cost.is_dma)
+    share = compiled_reuse.shared_out if compiled_reuse.wanted(len(trace)) else _shared_out
+    chosen[active[share(engine[active], movable[active], on_vector[active], on_scalar[active])]] = Engine.SCALAR
     instructions = trace.instructions.copy()
     instructions[:, Inst.ENGINE] = chosen
     return replace(trace, instructions=instructions)
+
+
+def _shared_out(engine: Ints, movable: Bools, on_vector: Floats, on_scalar: Floats) -> Bools:
+    """Whether each instruction goes to the Scalar Engine because Vector has had more to do so far."""
+    moved = np.zeros(len(engine), np.bool_)
+    busy = {int(Engine.VECTOR): 0.0, int(Engine.SCALAR): 0.0}
+    for k, (unit, move, vector, scalar) in enumerate(
+        zip(engine.tolist(), movable.tolist(), on_vector.tolist(), on_scalar.tolist())
+    ):
+        if move and busy[2] + scalar < busy[1] + vector:
+            moved[k] = True
+            busy[2] += scalar
+        else:
+            busy[unit] += vector
+    return moved

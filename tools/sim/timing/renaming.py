@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from tools.sim.instruction import Operand, Trace
 from tools.sim.timing.allocation import owners
 
+from .tiles import tiles_of
+
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -29,7 +31,8 @@ def renamed(trace: Trace) -> Trace:
         return trace
     buffer = operands[:, Operand.BUFFER]
     count = len(trace.buffers)
-    movable = np.array([b.space == "sbuf" and b.address is None for b in trace.buffers])
+    columns = tiles_of(trace.buffers)
+    movable = columns.sbuf & ~columns.placed
     # Candidates write without reading, in tiles that are written so more than once.
     pure = np.flatnonzero((operands[:, Operand.FLAGS] == 1) & movable[buffer])
     often = np.bincount(buffer[pure], minlength=count) > 1

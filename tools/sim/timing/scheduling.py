@@ -20,6 +20,7 @@ from .dependence import Edge, Edges, dependencies
 from .events import Streams, play
 from .optimising import optimised
 from .options import CompilerModel, TimingOptions
+from .tiles import forget
 from .timeline import Timeline
 from .trips import barriers
 
@@ -37,7 +38,13 @@ def schedule(trace: Trace, machine: Machine, options: TimingOptions | None = Non
         UnsupportedError: an instruction has no known cost.
     """
     options = options or TimingOptions()
-    model = options.compiler(trace.dialect)
+    try:
+        return _schedule(trace, machine, options, options.compiler(trace.dialect))
+    finally:
+        forget()
+
+
+def _schedule(trace: Trace, machine: Machine, options: TimingOptions, model: CompilerModel) -> Timeline:
     trace, dropped = optimised(trace, machine, model)
     cost = costs(trace, machine, dropped)
     edges = dependencies(trace, machine, cost, space=options.space)

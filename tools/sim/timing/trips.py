@@ -21,6 +21,7 @@ from .allocation import owners
 from .costs import Costs
 from .dependence import Edge, Edges
 from .nests import nests
+from .tiles import tiles_of
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -86,7 +87,7 @@ def barriers(trace: Trace, machine: Machine, cost: Costs, edges: Edges) -> Barri
 def _stores(trace: Trace) -> Bools:
     """Instructions that write HBM."""
     operands = trace.operands
-    in_hbm = np.array([b.space not in ("sbuf", "psum") for b in trace.buffers] or [False])
+    in_hbm = tiles_of(trace.buffers).hbm
     found = np.zeros(len(trace), np.bool_)
     writes = (operands[:, Operand.FLAGS] & 1 != 0) & in_hbm[operands[:, Operand.BUFFER]]
     found[owners(trace)[writes]] = True
