@@ -66,10 +66,19 @@ def play(streams: Streams) -> Times:
     return Times(start, issue, end, data_start, data_end, ints[0], ints[1], idle)
 
 
+def compile_function(function: Any) -> Any:
+    """`function` compiled by numba; kept on disk for the next process where there is a place to write."""
+    numba: Any = import_module("numba")
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError:
+        # A read-only installation without a writable home: numba finds no folder for its cache.
+        return numba.njit(function)
+
+
 @cache
 def _compiled() -> Any:
-    numba: Any = import_module("numba")
-    return numba.njit(cache=True)(_loop)
+    return compile_function(_loop)
 
 
 def _loop(
@@ -223,8 +232,7 @@ def place(
 
 @cache
 def _compiled_place() -> Any:
-    numba: Any = import_module("numba")
-    return numba.njit(cache=True)(_place)
+    return compile_function(_place)
 
 
 def _place(
@@ -370,8 +378,7 @@ def waits(
 
 @cache
 def _compiled_waits() -> Any:
-    numba: Any = import_module("numba")
-    return numba.njit(cache=True)(_waits)
+    return compile_function(_waits)
 
 
 def _waits(owner: Any, cell: Any, writes: Any, reads: Any, cells: int, engine: Any, is_dma: Any, tensor: int) -> Any:

@@ -6,14 +6,13 @@ Values are told apart by two 64-bit hashes of what the plain pass keeps as a tup
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from tools.sim.instruction import Inst, Operand
 
-from .compiled import available
+from .compiled import available, compile_function
 
 WORTHWHILE = 150_000
 """Instructions above which compiling the passes pays."""
@@ -38,8 +37,7 @@ def same_values(*columns: Any) -> tuple[Any, Any]:
 
 @cache
 def _compiled_values() -> Any:
-    numba: Any = import_module("numba")
-    return numba.njit(cache=True)(_same_values)
+    return compile_function(_same_values)
 
 
 def _same_values(
@@ -139,8 +137,7 @@ def shared_out(engine: Any, movable: Any, on_vector: Any, on_scalar: Any) -> Any
 
 @cache
 def _compiled_share() -> Any:
-    numba: Any = import_module("numba")
-    return numba.njit(cache=True)(_shared_out)
+    return compile_function(_shared_out)
 
 
 def _shared_out(engine: Any, movable: Any, on_vector: Any, on_scalar: Any) -> Any:
