@@ -458,3 +458,19 @@ def test_zeros_in_psum_are_zeros_for_whatever_reads_them_first():
         got, total = run(body, X).outputs
         assert np.array_equal(got, 3 * X)
         np.testing.assert_allclose(total[:, 0], X.sum(axis=1), rtol=1e-4, atol=1e-4)
+
+
+def test_one_element_a_partition_goes_with_a_tile_of_any_rank():
+    result = run(
+        """
+        def kernel(x, bias):
+            out = nl.ndarray((128, 4, 16), dtype=x.dtype, buffer=nl.shared_hbm)
+            a = nl.load(x).reshape((128, 4, 16))
+            b = nl.load(bias)
+            nl.store(out, nisa.tensor_tensor(a, b, nl.add).as_tile())
+            return out
+        """,
+        X,
+        Y[:, :1].copy(),
+    )
+    assert np.array_equal(result.outputs[0], (X + Y[:, :1]).reshape(128, 4, 16))

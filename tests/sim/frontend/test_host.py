@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tools.sim import load_source, simulate
 from tools.sim.frontend.host_dtypes import host_dtype, is_float_type, sizeinbytes, static_cast
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -114,3 +116,15 @@ def test_static_cast_of_ordinary_types():
     assert static_cast(x, "bfloat16").dtype == ml_dtypes.bfloat16
     assert static_cast(x, np.int32).tolist() == [1, 300]
     assert not is_float_type(np.int8)
+
+
+def test_kernels_that_turn_logging_off_load_and_leave_the_hosts_logging_alone():
+    source = (
+        "import logging\nimport neuronxcc.nki as nki\nimport neuronxcc.nki.language as nl\n"
+        "logging.disable(logging.OFF)\n@nki.jit\ndef kernel(a):\n"
+        "    out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)\n    nl.store(out, nl.load(a))\n    return out\n"
+    )
+    a = np.ones((4, 4), np.float32)
+    assert np.array_equal(simulate(load_source(source), a).outputs[0], a)
+    assert logging.getLogger("anything").isEnabledFor(logging.CRITICAL)
+    assert not hasattr(logging, "OFF")

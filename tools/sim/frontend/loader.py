@@ -10,9 +10,11 @@ import ast
 import builtins
 import inspect
 import linecache
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -132,6 +134,8 @@ class ModuleSpace:
                         fix="use only nki, numpy, math and the pure parts of the standard library",
                     )
                 )
+            if full == "logging":
+                return _quiet_logging()
             return builtins.__import__(name, globals, locals, list(fromlist or ()), level)
         if fromlist:
             for item in fromlist:
@@ -185,6 +189,14 @@ class ModuleSpace:
         module = ModuleSpace.execute(self, text, str(file), full, full)
         module.__path__ = [str(package)]
         return module
+
+
+@cache
+def _quiet_logging() -> ModuleType:
+    """The `logging` that kernels see: with the level OFF that the compiler package adds, and without a way to silence us."""
+    seen = ModuleType("logging", logging.__doc__)
+    seen.__dict__.update(vars(logging), OFF=logging.CRITICAL + 10, disable=lambda level=logging.CRITICAL: None)
+    return seen
 
 
 _BETA1_CORE = ("neuronxcc", "neuronxcc.nki", "neuronxcc.nki.language", "neuronxcc.nki.isa")

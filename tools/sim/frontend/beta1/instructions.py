@@ -195,6 +195,11 @@ def tensor_tensor(
 def _same_shape(a: Tile, b: Tile) -> tuple[Tile, Tile, tuple[int, ...]]:
     if a.shape[0] == b.shape[0] and prod(a.shape) == prod(b.shape):
         return a, b, a.shape
+    # one element a partition goes with a tile of any rank (course kernels that ran on devices add a bias so)
+    if prod(b.shape) == b.shape[0] and len(a.shape) > len(b.shape):
+        b = b.reshape((b.shape[0], *(1,) * (len(a.shape) - 1)))
+    elif prod(a.shape) == a.shape[0] and len(b.shape) > len(a.shape):
+        a = a.reshape((a.shape[0], *(1,) * (len(b.shape) - 1)))
     if prod(b.shape) <= prod(a.shape):
         return a, _held(fitted(b, a.shape)), a.shape
     return _held(fitted(a, b.shape)), b, b.shape

@@ -95,6 +95,10 @@ class Tile(Tensor):
         sizes = tuple(int(n) for n in (shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape))
         return elementwise.broadcast(self, sizes)
 
+    def as_tile(self) -> Tile:
+        """This view, which is a tile already."""
+        return self
+
     def astype(self, dtype: Any) -> Tensor:
         """A copy as another type."""
         from tools.sim.frontend.beta1 import elementwise
