@@ -548,7 +548,10 @@ def blame(error: Exception, files: set[str]) -> Exception:
         last = error.__traceback__
         while last is not None and last.tb_next is not None:
             last = last.tb_next
-        if last is not None and "/tools/sim/" in last.tb_frame.f_code.co_filename.replace("\\", "/"):
+        inner = last.tb_frame.f_code if last is not None else None
+        # a name that one of our objects says it doesn't have is the kernel's fault all the same
+        denied = isinstance(error, AttributeError) and inner is not None and inner.co_name == "__getattr__"
+        if inner is not None and "/tools/sim/" in inner.co_filename.replace("\\", "/") and not denied:
             return error
     where = source_range(innermost.tb_frame)
     line = innermost.tb_lineno

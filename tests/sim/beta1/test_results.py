@@ -474,3 +474,12 @@ def test_one_element_a_partition_goes_with_a_tile_of_any_rank():
         Y[:, :1].copy(),
     )
     assert np.array_equal(result.outputs[0], (X + Y[:, :1]).reshape(128, 4, 16))
+
+
+@pytest.mark.parametrize(
+    "tile", ["nl.load(x)", "nl.load(x)[0:4, 0:4]", "x[nl.arange(4)[:, None], nl.arange(4)[None, :]]"]
+)
+def test_a_method_that_tiles_dont_have_is_the_kernels_fault(tile):
+    with pytest.raises(KernelError, match="transpose") as caught:
+        run(f"def kernel(x):\n    return ({tile}).transpose(0, 1)", X)
+    assert caught.value.diagnostic.where is not None

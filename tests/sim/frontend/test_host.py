@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tools.sim import load_source, simulate
+from tools.sim import load_kernel, load_source, simulate
 from tools.sim.frontend.host_dtypes import host_dtype, is_float_type, sizeinbytes, static_cast
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -128,3 +128,18 @@ def test_kernels_that_turn_logging_off_load_and_leave_the_hosts_logging_alone():
     assert np.array_equal(simulate(load_source(source), a).outputs[0], a)
     assert logging.getLogger("anything").isEnabledFor(logging.CRITICAL)
     assert not hasattr(logging, "OFF")
+
+
+def test_a_package_may_import_its_own_parts_while_it_loads(tmp_path):
+    package = tmp_path / "pack" / "inner"
+    package.mkdir(parents=True)
+    (tmp_path / "pack" / "__init__.py").write_text("from .inner.part import double\nplaces = list(__path__)\n")
+    (package / "__init__.py").write_text("from .part import double as twice\n")
+    (package / "part.py").write_text("def double(x):\n    return 2 * x\n")
+    (tmp_path / "main.py").write_text(
+        "import nki\nimport nki.language as nl\nfrom pack import double, places\nfrom pack.inner import twice\n"
+        "assert double is twice and places\n@nki.jit\ndef kernel(a):\n"
+        "    out = nl.ndarray((double(2), 4), a.dtype, buffer=nl.shared_hbm)\n    nl.store(out, nl.load(a))\n    return out\n"
+    )
+    a = np.ones((4, 4), np.float32)
+    assert np.array_equal(simulate(load_kernel(tmp_path / "main.py", "kernel"), a).outputs[0], a)

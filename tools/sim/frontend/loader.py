@@ -78,9 +78,19 @@ class ModuleSpace:
     sources: dict[str, str] = field(default_factory=dict)
     dialects: set[str] = field(default_factory=set)
 
-    def execute(self, source: str, filename: str, name: str, package: str, prelude: Sequence[str] = ()) -> ModuleType:
-        """Run source text as module `name`; returns the module."""
+    def execute(
+        self,
+        source: str,
+        filename: str,
+        name: str,
+        package: str,
+        prelude: Sequence[str] = (),
+        path: Path | None = None,
+    ) -> ModuleType:
+        """Run source text as module `name`, a package if its folder `path` is given; returns the module."""
         module = ModuleType(name)
+        if path is not None:  # before the source runs, which may import its own parts
+            module.__path__ = [str(path)]
         module.__file__ = filename
         module.__package__ = package
         namespace = module.__dict__
@@ -183,12 +193,7 @@ class ModuleSpace:
         text = file.read_text(encoding="utf-8")
         if package is None:
             return self.execute(text, str(file), full, full.rpartition(".")[0])
-        holder = ModuleType(full)
-        holder.__path__ = [str(package)]
-        self.modules[full] = holder
-        module = ModuleSpace.execute(self, text, str(file), full, full)
-        module.__path__ = [str(package)]
-        return module
+        return self.execute(text, str(file), full, full, path=package)
 
 
 @cache

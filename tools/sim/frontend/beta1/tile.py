@@ -655,7 +655,7 @@ class LooseTile(Tile):
                         limit=n - 1,
                         fix="mask the elements beyond the end: mask=(index < size)",
                     )
-        raise AttributeError(name)
+        raise AttributeError(f"a tile has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"{self.base!r}[...]"
@@ -900,7 +900,7 @@ class ResultTile(Tile):
         if name in ("buffer", "strides") and self.work is not None:
             self.realise()
             return getattr(self, name)
-        raise AttributeError(name)
+        raise AttributeError(f"a tile has no attribute {name!r}")
 
     def realise(self) -> None:
         """Issue the instruction, into a new tile."""
