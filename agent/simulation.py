@@ -1,7 +1,7 @@
 """Run a kernel of the user's own on the simulator: behind `kernelwright simulate` and `POST /v1/simulate`.
 
-With a reference this is the judge, `tools.evaluate`. Without one the kernel is run and timed, and nothing is said about
-whether its results are right.
+With a reference this is the judge, `tools.evaluate`. Without one it is the tool `simulate`: the kernel is run and timed, and
+nothing is said about whether its results are right.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from pydantic import Field, ValidationError, model_validator
 from rich.console import Console, Group
 
 from agent.render import bullets, engine_table, heading, microseconds, trial_table
-from tools.task import Evaluation, Finding, Frozen, Kernel, Performance, Target, Task, TensorSpec, Tolerance, Trial
+from tools.task import Evaluation, Finding, Frozen, Kernel, Performance, Target, TensorSpec, Trial
 from tools.task_errors import RequestError
 
 if TYPE_CHECKING:
     from tools.sandbox import Worker
 
 _INPUT = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<shape>\d+(x\d+)*)(:(?P<dtype>\w+))?")
-
-_UNJUDGED = Tolerance(rtol=0, atol=0, rel_l2=0, reason="nothing is compared")
 
 
 class SimulateRequest(Frozen):
@@ -116,60 +114,20 @@ def _result(request: SimulateRequest, found: Evaluation) -> SimulateResult:
 
 
 def _timed(request: SimulateRequest, worker: Worker) -> SimulateResult:
-    from tools import draws
     from tools.evaluate import KERNEL_LIMITS
-    from tools.execution import prepare
-    from tools.performance import performance_of
-    from tools.roofline import roofline
-    from tools.sandbox import JobFailed
-    from tools.sim.errors import UnsupportedError
-    from tools.sim.hazards import hazards
-    from tools.sim.machine import MODEL_VERSION, machine
-    from tools.task import Reference
-    from tools.wire import WireError
+    from tools.simulate import SimulateArgs, simulate
 
-    outputs: tuple[str, ...] = ()
-    performance: Performance | None = None
-    findings: tuple[Finding, ...] = ()
-    try:
-        values = draws.plain(request.inputs, draws.rng())
-    except WireError as error:
-        raise RequestError(str(error)) from error
-    kernel = Kernel(source=request.source, function=request.function)
-    try:
-        execution = prepare(kernel, request.inputs, request.target, worker, KERNEL_LIMITS)
-        (ran,), (trace, *_) = execution.run([values])
-        seen = [Finding(**d.to_json()) for d in hazards(trace, machine(request.target))]
-        if execution.remark:
-            seen.append(Finding(code="KW-COVERAGE", severity="note", message=execution.remark))
-        findings = tuple(dict.fromkeys((*execution.recorded.findings, *ran.findings, *seen)))
-        outputs = tuple(f"{'x'.join(map(str, a.shape))} {a.dtype.name}" for a in ran.outputs)
-        shapeless = Task(
-            name=request.function,
-            request="",
-            reference=Reference(source=""),
-            inputs=request.inputs,
-            target=request.target,
-            output_dtypes=tuple(a.dtype.name for a in ran.outputs),
-            tolerance=_UNJUDGED,
-        )
-        bounds = roofline(shapeless, [a.shape for a in ran.outputs], None)
-        performance = performance_of(trace, request.target, bounds)
-    except JobFailed as failure:
-        if failure.kind == "request":
-            raise RequestError(failure.message) from failure
-        findings = (failure.finding or Finding(code=f"KW-{failure.kind.upper()}", message=failure.message),)
-    except UnsupportedError as error:
-        findings = (*findings, Finding(code="KW-UNSUPPORTED", message=str(error)))
+    asked = SimulateArgs(source=request.source, function=request.function, inputs=request.inputs, target=request.target)
+    found = simulate(asked, worker=worker, limits=KERNEL_LIMITS)
     return SimulateResult(
-        ok=not any(finding.severity == "error" for finding in findings),
+        ok=found.ok,
         correct=None,
         target=request.target,
-        model_version=MODEL_VERSION,
-        outputs=outputs,
-        findings=findings,
+        model_version=found.model_version,
+        outputs=tuple(f"{'x'.join(map(str, spec.shape))} {spec.dtype}" for spec in found.outputs),
+        findings=found.findings,
         trials=(),
-        performance=performance,
+        performance=found.performance,
     )
 
 

@@ -68,6 +68,9 @@ def carry_out(
     (ran,), (trace, *_) = execution.run([values])
     outputs = [TensorSpec(name=f"output {i}", shape=a.shape, dtype=a.dtype.name) for i, a in enumerate(ran.outputs)]
     streamed = [Finding(**d.to_json()) for d in hazards(trace, machine(args.target))]
+    if execution.remark:
+        streamed.append(Finding(code="KW-COVERAGE", severity="note", message=execution.remark))
+    # By their text: what a finding found may be a list, which has no hash.
     findings = {str(f): f for f in (*execution.recorded.findings, *ran.findings, *streamed)}
     return trace, outputs, tuple(findings.values()), execution.recorded.printed
 
@@ -87,6 +90,8 @@ def simulate(args: SimulateArgs, *, worker: Worker | None = None, limits: Limits
         try:
             trace, outputs, findings, printed = carry_out(args, hired, limits)
         except JobFailed as failure:
+            if failure.kind == "request":
+                raise RequestError(failure.message) from failure
             return SimulateResult(
                 ok=False, target=args.target, model_version=MODEL_VERSION, findings=(failed(failure),)
             )

@@ -62,6 +62,14 @@ def test_a_fault_of_the_kernel_is_a_finding_with_its_line() -> None:
     assert "128" in str(result.findings[0])
 
 
+def test_a_read_of_unwritten_memory_is_told_once() -> None:
+    """Its finding holds a list, which once brought the merging of findings down."""
+    result = run_simulation(asked(DOUBLE.replace("    nisa.dma_copy(dst=tile, src=x)\n", "")))
+    (finding,) = [f for f in result.findings if f.code == "KW-UNINITIALISED"]
+    assert finding.found == [0, 0]
+    assert result.performance is not None
+
+
 def test_a_kernel_that_loops_forever_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     from tools.confinement import Limits
 
