@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import anthropic
@@ -20,64 +21,43 @@ from agent.policies.chat_model import (
     Turn,
     UserTurn,
 )
-from agent.policies.retry import retry_after
-from agent.settings import Settings, SettingsError
+from agent.policies.endpoint import TRANSIENT, Endpoint, HostedModel, refusal
+from agent.settings import Settings
 
 
-class AnthropicModel:
-    """A model behind Anthropic's Messages endpoint."""
+def anthropic_model(settings: Settings, model: str) -> HostedModel:
+    """A model behind Anthropic's endpoint, or behind the server of `ANTHROPIC_BASE_URL`.
 
-    def __init__(self, model: str, client: anthropic.Anthropic, *, own_server: bool, max_output_tokens: int) -> None:
-        self._model = model
-        self._client = client
-        self._own_server = own_server
-        self._max_output_tokens = max_output_tokens
+    Raises:
+        SettingsError: there is neither a key nor a base URL.
+    """
+    key, base_url = settings.anthropic_api_key, settings.anthropic_base_url
+    endpoint = Endpoint.of("anthropic", key, base_url, "https://api.anthropic.com", settings)
+    client = anthropic.Anthropic(
+        api_key=endpoint.key,
+        base_url=endpoint.base_url,
+        timeout=endpoint.timeout,
+        max_retries=0,  # repeated by `with_backoff`, which knows the budget
+    )
+    return HostedModel(model, endpoint, _Messages(model, client, endpoint))
 
-    @classmethod
-    def from_settings(cls, settings: Settings, model: str) -> AnthropicModel:
-        """Connect to the vendor, or to the server of `ANTHROPIC_BASE_URL`.
 
-        Raises:
-            SettingsError: there is neither a key nor a base URL.
-        """
-        key, base_url = settings.anthropic_api_key, settings.anthropic_base_url
-        if key is None and base_url is None:
-            raise SettingsError(
-                "the anthropic policy needs ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL for a server of your own; "
-                "the offline policy needs neither"
-            )
-        client = anthropic.Anthropic(
-            api_key=key.get_secret_value() if key else "none",
-            base_url=base_url or "https://api.anthropic.com",
-            timeout=settings.model_timeout,
-            max_retries=0,  # repeated by `with_backoff`, which knows the budget
-        )
-        return cls(model, client, own_server=base_url is not None, max_output_tokens=settings.max_output_tokens)
+@dataclass(frozen=True, slots=True)
+class _Messages:
+    """Asks by one streamed message."""
 
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return self._model
+    model: str
+    client: anthropic.Anthropic
+    endpoint: Endpoint
 
-    @property
-    def listed_price(self) -> bool:
-        """Whether Anthropic's price list holds."""
-        return not self._own_server
-
-    def complete(
+    def __call__(
         self, system: str, turns: Sequence[Turn], tools: Sequence[ToolSpec], on_text: Callable[[str], None]
     ) -> Reply:
-        """One streamed message.
-
-        Raises:
-            Transient: 408, 409, 429, 5xx (529 is overload), lost connection, answer cut off.
-            ModelRefused: any other refusal.
-        """
         extra: dict[str, Any] = {"tools": [_tool(spec) for spec in tools]} if tools else {}
         try:
-            stream = self._client.messages.create(
-                model=self._model,
-                max_tokens=self._max_output_tokens,
+            stream = self.client.messages.create(
+                model=self.model,
+                max_tokens=self.endpoint.max_output_tokens,
                 # The system prompt is the same in every call of a run: let the vendor cache it.
                 system=[{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}],
                 messages=_messages(turns),
@@ -89,7 +69,7 @@ class AnthropicModel:
         except anthropic.APIStatusError as error:
             raise _translated(error) from error
         except anthropic.APIConnectionError as error:
-            raise Transient(f"no connection to {self._client.base_url}: {error}") from error
+            raise Transient(f"no connection to {self.client.base_url}: {error}") from error
         except httpx2.TransportError as error:
             raise Transient(f"the connection broke off: {error}") from error
 
@@ -164,10 +144,5 @@ def _read(stream: Iterable[RawMessageStreamEvent], on_text: Callable[[str], None
 
 
 def _translated(error: anthropic.APIStatusError) -> Transient | ModelRefused:
-    status = error.status_code
     # Overload inside a stream comes with the stream's own status, 200.
-    if status in (200, 408, 409, 429) or status >= 500:
-        return Transient(f"HTTP {status}: {error.message}", retry_after(error.response.headers))
-    if status in (401, 403):
-        return ModelRefused(f"the server refused the key (HTTP {status}); check ANTHROPIC_API_KEY")
-    return ModelRefused(f"the server refused the call (HTTP {status}): {error.message}")
+    return refusal("anthropic", error.status_code, error.message, error.response.headers, (200, *TRANSIENT))

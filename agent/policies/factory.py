@@ -26,13 +26,13 @@ def make_policy(request: RunRequest, settings: Settings) -> Policy:
     from agent.policies.model import ModelPolicy
 
     if name == "openai":
-        from agent.policies.openai import OpenAIModel
+        from agent.policies.openai import openai_model
 
-        return ModelPolicy(name, OpenAIModel.from_settings(settings, model or settings.openai_model))
+        return ModelPolicy(name, openai_model(settings, model or settings.openai_model))
     if name == "anthropic":
-        from agent.policies.anthropic import AnthropicModel
+        from agent.policies.anthropic import anthropic_model
 
-        return ModelPolicy(name, AnthropicModel.from_settings(settings, model or settings.anthropic_model))
+        return ModelPolicy(name, anthropic_model(settings, model or settings.anthropic_model))
     from agent.policies.scripted import ScriptedModel
 
     if settings.script is None:

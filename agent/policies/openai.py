@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -19,78 +20,57 @@ from agent.policies.chat_model import (
     Turn,
     UserTurn,
 )
-from agent.policies.retry import retry_after
-from agent.settings import Settings, SettingsError
+from agent.policies.endpoint import Endpoint, HostedModel, refusal
+from agent.settings import Settings
 
 _CHARACTERS_PER_TOKEN = 4
 """Rough size of a token, used only where a server reports no usage."""
 
 
-class OpenAIModel:
-    """A model behind an OpenAI-compatible endpoint."""
+def openai_model(settings: Settings, model: str) -> HostedModel:
+    """A model behind OpenAI's endpoint, or behind the server of `OPENAI_BASE_URL`.
 
-    def __init__(self, model: str, client: openai.OpenAI, *, own_server: bool, max_output_tokens: int) -> None:
-        self._model = model
-        self._client = client
-        self._own_server = own_server
-        self._max_output_tokens = max_output_tokens
+    Raises:
+        SettingsError: there is neither a key nor a base URL.
+    """
+    key, base_url = settings.openai_api_key, settings.openai_base_url
+    endpoint = Endpoint.of("openai", key, base_url, "https://api.openai.com/v1", settings)
+    client = openai.OpenAI(
+        api_key=endpoint.key,
+        base_url=endpoint.base_url,
+        timeout=endpoint.timeout,
+        max_retries=0,  # repeated by `with_backoff`, which knows the budget
+    )
+    return HostedModel(model, endpoint, _Completions(model, client, endpoint))
 
-    @classmethod
-    def from_settings(cls, settings: Settings, model: str) -> OpenAIModel:
-        """Connect to the vendor, or to the server of `OPENAI_BASE_URL`.
 
-        Raises:
-            SettingsError: there is neither a key nor a base URL.
-        """
-        key, base_url = settings.openai_api_key, settings.openai_base_url
-        if key is None and base_url is None:
-            raise SettingsError(
-                "the openai policy needs OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own; "
-                "the offline policy needs neither"
-            )
-        client = openai.OpenAI(
-            api_key=key.get_secret_value() if key else "none",
-            base_url=base_url or "https://api.openai.com/v1",
-            timeout=settings.model_timeout,
-            max_retries=0,  # repeated by `with_backoff`, which knows the budget
-        )
-        return cls(model, client, own_server=base_url is not None, max_output_tokens=settings.max_output_tokens)
+@dataclass(frozen=True, slots=True)
+class _Completions:
+    """Asks by one streamed chat completion."""
 
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return self._model
+    model: str
+    client: openai.OpenAI
+    endpoint: Endpoint
 
-    @property
-    def listed_price(self) -> bool:
-        """Whether OpenAI's price list holds."""
-        return not self._own_server
-
-    def complete(
+    def __call__(
         self, system: str, turns: Sequence[Turn], tools: Sequence[ToolSpec], on_text: Callable[[str], None]
     ) -> Reply:
-        """One streamed chat completion.
-
-        Raises:
-            Transient: 408, 409, 429, 5xx, lost connection, answer cut off.
-            ModelRefused: any other refusal.
-        """
         messages = _messages(system, turns)
         # Own servers often know only the older name of the limit.
-        limit = "max_tokens" if self._own_server else "max_completion_tokens"
-        extra: dict[str, Any] = {limit: self._max_output_tokens}
+        limit = "max_tokens" if self.endpoint.own_server else "max_completion_tokens"
+        extra: dict[str, Any] = {limit: self.endpoint.max_output_tokens}
         if tools:
             extra["tools"] = [_tool(spec) for spec in tools]
         try:
-            stream = self._client.chat.completions.create(
-                model=self._model, messages=messages, stream=True, stream_options={"include_usage": True}, **extra
+            stream = self.client.chat.completions.create(
+                model=self.model, messages=messages, stream=True, stream_options={"include_usage": True}, **extra
             )
             with stream:
                 return _read(stream, messages, on_text)
         except openai.APIStatusError as error:
             raise _translated(error) from error
         except openai.APIConnectionError as error:
-            raise Transient(f"no connection to {self._client.base_url}: {error}") from error
+            raise Transient(f"no connection to {self.client.base_url}: {error}") from error
         except openai.APIError as error:
             # An error inside the stream carries no status: overload and the like.
             raise Transient(f"the answer broke off: {error.message}") from error
@@ -173,11 +153,6 @@ def _read(
 
 
 def _translated(error: openai.APIStatusError) -> Transient | ModelRefused:
-    status = error.status_code
     if error.code == "insufficient_quota":
         return ModelRefused("the OpenAI account has no credit left; top it up or use --policy offline")
-    if status in (408, 409, 429) or status >= 500:
-        return Transient(f"HTTP {status}: {error.message}", retry_after(error.response.headers))
-    if status in (401, 403):
-        return ModelRefused(f"the server refused the key (HTTP {status}); check OPENAI_API_KEY")
-    return ModelRefused(f"the server refused the call (HTTP {status}): {error.message}")
+    return refusal("openai", error.status_code, error.message, error.response.headers)

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from agent.policies.anthropic import AnthropicModel
+from agent.policies.anthropic import anthropic_model
 from agent.policies.chat_model import ChatModel
-from agent.policies.openai import OpenAIModel
+from agent.policies.openai import openai_model
 from agent.settings import Settings
 
 Call = tuple[str, str]
@@ -38,7 +38,7 @@ class OpenAIWire:
     key = "OPENAI_API_KEY"
 
     def model(self, settings: Settings) -> ChatModel:
-        return OpenAIModel.from_settings(settings, "gpt-5.4")
+        return openai_model(settings, "gpt-5.4")
 
     def answer(
         self, text: str = "", calls: Sequence[Call] = (), usage: tuple[int, int, int] | None = (100, 40, 20)
@@ -111,7 +111,7 @@ class AnthropicWire:
     key = "ANTHROPIC_API_KEY"
 
     def model(self, settings: Settings) -> ChatModel:
-        return AnthropicModel.from_settings(settings, "claude-sonnet-4-6")
+        return anthropic_model(settings, "claude-sonnet-4-6")
 
     def answer(
         self, text: str = "", calls: Sequence[Call] = (), usage: tuple[int, int, int] | None = (100, 40, 20)
