@@ -10,24 +10,38 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from agent import cli_profile
-from agent.events import Event, RunFinished, RunRefused
+from agent.flags import (
+    AttemptsFlag,
+    DollarsFlag,
+    GoalFlag,
+    JsonFlag,
+    ModelFlag,
+    OutFlag,
+    PolicyFlag,
+    ReferenceFlag,
+    SecondsFlag,
+    TargetFlag,
+    TokensFlag,
+    budget_of,
+    checked,
+    request_of,
+)
+from agent.following import BAD_INPUT, INTERRUPTED, MISSED, OK, follow, tell_saved
 from agent.output import prepare, save
-from agent.render import Progress, microseconds, show_report
-from agent.report import Report
+from agent.render import microseconds, show_report
 from agent.settings import Settings, SettingsError, load_settings
-from agent.state import RunRequest
+from agent.sources import read_file, read_function
 from agent.store import RunBusy, RunNotFound, RunRow, UnreadableRun
 from tools.task import Budget
 from tools.task_errors import RequestError
@@ -45,26 +59,7 @@ app = typer.Typer(
 )
 cli_profile.register(app)
 
-T = TypeVar("T")
-
-OK, MISSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _RESULT_WIDTH = 40
-
-ReferenceFlag = Annotated[
-    str | None, typer.Option("--reference", metavar="FILE.py:FUNCTION", help="NumPy function to take as specification.")
-]
-GoalFlag = Annotated[str | None, typer.Option("--goal", help="roofline>=0.6, latency<=120us, speedup>=2 or correct.")]
-TargetFlag = Annotated[
-    str | None, typer.Option("--target", help="trn1, trn2 or trn3; default: what the words say, else trn2.")
-]
-PolicyFlag = Annotated[str | None, typer.Option("--policy", help="offline, openai, anthropic, scripted or auto.")]
-ModelFlag = Annotated[str | None, typer.Option("--model", help="The vendor's model name.")]
-OutFlag = Annotated[Path | None, typer.Option("--out", help="Folder for kernel.py and report.json.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on standard output.")]
-AttemptsFlag = Annotated[int | None, typer.Option("--attempts", help="Full evaluations at most.")]
-SecondsFlag = Annotated[float | None, typer.Option("--seconds", help="Wall seconds at most.")]
-TokensFlag = Annotated[int | None, typer.Option("--tokens", help="Model tokens at most.")]
-DollarsFlag = Annotated[float | None, typer.Option("--dollars", help="Model dollars at most.")]
 
 
 @app.command()
@@ -183,7 +178,7 @@ def show(
             if row.status in ("interrupted", "failed"):
                 console.print(f"\nThis run is unfinished ({row.status}); kernelwright resume {run_id} goes on.")
         if out is not None:
-            _tell_saved(save(report, out))
+            tell_saved(save(report, out))
         return OK
 
 
@@ -215,7 +210,10 @@ def serve(
 def simulate(
     kernel: Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="The kernel.")],
     inputs: Annotated[
-        list[str], typer.Option("--input", metavar="NAME=SHAPE:DTYPE", help="One per input, e.g. a=512x1024:bfloat16.")
+        list[str],
+        typer.Option(
+            "--input", metavar="NAME=SHAPE:DTYPE", help="One per argument, in order, e.g. a=512x1024:bfloat16."
+        ),
     ],
     reference: ReferenceFlag = None,
     target: TargetFlag = None,
@@ -297,90 +295,6 @@ def evals(context: typer.Context) -> int:
     return status if isinstance(status, int) else OK
 
 
-def budget_of(
-    base: Budget, attempts: int | None, seconds: float | None, tokens: int | None, dollars: float | None
-) -> Budget:
-    """A budget with the flags that were given.
-
-    Raises:
-        RequestError: a limit is out of range.
-    """
-    given = {"attempts": attempts, "seconds": seconds, "tokens": tokens, "dollars": dollars}
-    values = {**base.model_dump(), **{name: value for name, value in given.items() if value is not None}}
-    return checked(lambda: Budget(**values))
-
-
-def request_of(
-    words: str,
-    reference: str | None,
-    goal: str | None,
-    target: str | None,
-    policy: str | None,
-    model: str | None,
-    budget: Budget,
-) -> RunRequest:
-    """The request that the flags make.
-
-    Raises:
-        RequestError: one of them can't be used.
-    """
-    given: dict[str, Any] = {"request": words, "goal": goal, "target": target, "model": model, "budget": budget}
-    if policy is not None:
-        given["policy"] = policy
-    if reference is not None:
-        given["reference_source"], given["reference_function"] = read_function(reference)
-        given["reference_file"] = Path(reference.rpartition(":")[0]).name
-    return checked(lambda: RunRequest(**given))
-
-
-def checked(make: Callable[[], T]) -> T:
-    """Make a model; its faults become one sentence.
-
-    Raises:
-        RequestError: a field can't be used.
-    """
-    try:
-        return make()
-    except ValidationError as error:
-        raise RequestError(sentence(error)) from error
-
-
-def sentence(error: ValidationError) -> str:
-    """The first fault of a model in one sentence."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "literal_error":
-        return f"{place} {first['input']!r} isn't known; use {first['ctx']['expected']}"
-    return f"{place}: {message[0].lower()}{message[1:]}" if place else message
-
-
-def read_function(text: str) -> tuple[str, str]:
-    """Source and function name of `file.py:function`.
-
-    Raises:
-        RequestError: the text has another form, or the file can't be read.
-    """
-    path, _, function = text.rpartition(":")
-    if not path or not function.isidentifier():
-        raise RequestError(f"{text!r} doesn't name a function; write file.py:function")
-    return read_file(Path(path)), function
-
-
-def read_file(path: Path) -> str:
-    """Text of a file.
-
-    Raises:
-        RequestError: it can't be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"can't read {path} ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} isn't UTF-8 text; give a Python file") from error
-
-
 @contextmanager
 def opened_runs(settings: Settings | None = None) -> Iterator[Runs]:
     """The runs of the data directory, closed at the end."""
@@ -389,56 +303,6 @@ def opened_runs(settings: Settings | None = None) -> Iterator[Runs]:
 
     with closing(Runs(settings or load_settings())) as runs:
         yield runs
-
-
-def follow(runs: Runs, run_id: str, *, after: int = 0, out: Path | None, as_json: bool) -> int:
-    """Show a run until it ends, then its result; returns the exit status."""
-    progress = Progress(Console(stderr=True))
-    report: Report | None = None
-    refused: RunRefused | None = None
-    interrupted = False
-    try:
-        for event, again in watched(runs, run_id, after):
-            interrupted = again
-            progress.show(event)
-            report = event.report if isinstance(event, RunFinished) else report
-            refused = event if isinstance(event, RunRefused) else refused
-    finally:
-        progress.stop()
-    if report is None:
-        message = refused.message if refused else f"run {run_id} ended without a report"
-        if interrupted:
-            print(f"kernelwright: {message}", file=sys.stderr)
-            return INTERRUPTED
-        raise RequestError(message)
-    if as_json:
-        print(report.model_dump_json(indent=2))
-    else:
-        show_report(Console(), report)
-    if out is not None:
-        _tell_saved(save(report, out))
-    if interrupted:
-        return INTERRUPTED
-    return OK if report.correct and report.goal_met else MISSED
-
-
-def watched(runs: Runs, run_id: str, after: int) -> Iterator[tuple[Event, bool]]:
-    """A run's events, and whether Ctrl-C was pressed; the first asks for a stop, the second doesn't wait for it."""
-    interrupted = False
-    while True:
-        try:
-            for event in runs.stream(run_id, after):
-                after = event.seq
-                yield event, interrupted
-            return
-        except KeyboardInterrupt:
-            interrupted = True
-            runs.cancel(run_id)
-            print("\nstopping; the best kernel so far follows (Ctrl-C again: at once)", file=sys.stderr)
-
-
-def _tell_saved(paths: list[Path]) -> None:
-    print(f"saved {' and '.join(map(str, paths))}", file=sys.stderr)
 
 
 def _result_of(runs: Runs, row: RunRow) -> str:

@@ -49,7 +49,9 @@ def profile(
     ],
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="NAME=SHAPE:DTYPE", help="One per argument, in order, e.g. a=512x1024:bfloat16."),
+        typer.Option(
+            "--input", metavar="NAME=SHAPE:DTYPE", help="One per argument, in order, e.g. a=512x1024:bfloat16."
+        ),
     ] = None,
     target: Annotated[str | None, typer.Option("--target", help="trn1, trn2 (default) or trn3.")] = None,
     sql: Annotated[
@@ -138,8 +140,8 @@ def _asked(name: str, texts: list[str], target: str | None, reference: str | Non
     Raises:
         RequestError: one of them can't be used.
     """
-    from agent.cli import read_file, read_function
     from agent.simulation import input_of
+    from agent.sources import read_file, read_function
     from tools.generate.specify import tolerance_for
     from tools.library import LibraryError, load
     from tools.profiled import entry_of

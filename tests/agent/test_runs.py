@@ -12,7 +12,8 @@ from agent.budget import BudgetSpent
 from agent.desk import Desk
 from agent.events import RunFailed, RunFinished, RunRefused, RunStarted
 from agent.policies.protocol import BeyondPolicy
-from agent.runs import Busy, _unspecified
+from agent.refusal import unspecified
+from agent.runs import Busy
 from agent.state import Message, Proposal, RunRequest, RunState, StopReason
 from agent.store import RunBusy, RunNotFound, UnreadableRun
 from tests.agent.doubles import FakeClock, ListPolicy, fake_bench, judge, kernel, make_task
@@ -289,5 +290,5 @@ def test_a_run_of_another_version_is_told_and_hides_no_other(make_runs) -> None:
 
 def test_time_spent_in_a_reference_names_the_reference() -> None:
     asked = RunRequest(request="x 4x4", reference_source="def f(x): ...", reference_function="f")
-    assert "the reference 'f' had not returned" in _unspecified(asked, StopReason.SECONDS)
-    assert "the reference" not in _unspecified(RunRequest(request="softmax x 4x4"), StopReason.SECONDS)
+    assert "the reference 'f' had not returned" in unspecified(asked, StopReason.SECONDS)
+    assert "the reference" not in unspecified(RunRequest(request="softmax x 4x4"), StopReason.SECONDS)
