@@ -167,6 +167,9 @@ class ModuleSpace:
             above = self._load(parent)
             if above is None:
                 return None
+            found = self.modules.get(full)
+            if found is not None:  # the package imported it while it loaded
+                return found
             roots = [Path(p) for p in getattr(above, "__path__", ())]
         else:
             roots = list(self.search_paths)
