@@ -44,7 +44,8 @@ def test_lines_know_their_loops() -> None:
     )
     found = nests(placed_in(program.finish(), source))
     assert [nest.rolled for nest in found] == [n in (4, 6, 7, 9, 12, 13) for n in range(1, 14)]
-    assert found[3] == Nest(rolled=True, single=3)
+    assert found[3] == Nest(rolled=True, single=3, outer=3)
+    assert [nest.outer for nest in found] == [0, 0, 0, 3, 0, 5, 5, 5, 5, 0, 10, 10, 10]
     assert [nest.single for nest in found if nest.single] == [3]
 
 
@@ -127,6 +128,27 @@ def test_compiled_loop_keeps_the_barriers() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "wanted", lambda count: True)
         assert np.array_equal(plain.start_ns, schedule(trace, TRN2).start_ns)
+
+
+def phases(source: str) -> float:
+    """ns of two phases that hand blocks over through HBM."""
+    program = Program(dialect="neuronxcc.nki")
+    x, y = program.tile(8 * 512, "float32", "hbm"), program.tile(8 * 512, "float32", "shared_hbm")
+    scores = program.tile(8 * 512, "float32", "private_hbm")
+    for program.line, (source_tensor, target) in ((2, (x, scores)), (5, (scores, y))):
+        for block in range(8):
+            at, tile, made = (block * 512, block * 512 + 512), program.tile(512), program.tile(512)
+            program.load(tile, (source_tensor, *at))
+            program.add("activation", Engine.SCALAR, out=[made], ins=[tile], free=4096)
+            program.load((target, *at), made)
+    return schedule(placed_in(program.finish(), source), TRN2).latency_ns
+
+
+def test_another_nest_waits_for_the_whole_tensor() -> None:
+    apart = phases("for i in affine_range(8):\n    a()\n\nfor i in affine_range(8):\n    b()\n")
+    together = phases("for i in affine_range(8):\n    a()\n\n    \n    b()\n")
+    round_trips = TRN2.dma_trigger_ns + TRN2.dma_start_ns + TRN2.dma_completion_ns
+    assert apart > together + round_trips
 
 
 def products(inner: str) -> Trace:

@@ -19,10 +19,12 @@ class Nest:
     Attributes:
         rolled: the innermost one stays a loop in the compiler.
         single: line of the loop if it is an `affine_range` with no loop around it or inside it, otherwise 0.
+        outer: line of the outermost one in its function, 0 without a loop.
     """
 
     rolled: bool = False
     single: int = 0
+    outer: int = 0
 
 
 NO_LOOP = Nest()
@@ -45,20 +47,20 @@ def _nests(text: str) -> dict[int, Nest]:
     return lines
 
 
-def _visit(node: ast.AST, depth: int, lines: dict[int, Nest]) -> None:
-    """Note the loops below `node`, itself inside `depth` loops; inner loops overwrite what outer ones noted."""
+def _visit(node: ast.AST, outer: int, lines: dict[int, Nest]) -> None:
+    """Note the loops below `node`, itself inside the loop at line `outer`; inner ones overwrite what outer ones noted."""
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, (ast.For, ast.While)):
             # A function's loops are counted from its own body on.
-            _visit(child, 0 if isinstance(child, ast.FunctionDef) else depth, lines)
+            _visit(child, 0 if isinstance(child, ast.FunctionDef) else outer, lines)
             continue
         name = _range(child)
         inner = any(isinstance(below, (ast.For, ast.While)) for below in ast.walk(child) if below is not child)
-        alone = name == "affine_range" and depth == 0 and not inner
-        nest = Nest(name in ROLLED, child.lineno if alone else 0)
+        alone = name == "affine_range" and not outer and not inner
+        nest = Nest(name in ROLLED, child.lineno if alone else 0, outer or child.lineno)
         last = child.body[-1]
         lines.update(dict.fromkeys(range(child.body[0].lineno, (last.end_lineno or last.lineno) + 1), nest))
-        _visit(child, depth + 1, lines)
+        _visit(child, outer or child.lineno, lines)
 
 
 def _range(loop: ast.For | ast.While) -> str:

@@ -22,6 +22,7 @@ class CompilerModel:
         queue_window: DMAs among which a queue that the compiler fills picks the first ready one, so that a store
             that waits for its result holds no load up.
         trip_barriers: loops whose trips don't go evenly over the DMA engines run trip by trip (see `trips`).
+        whole_tensors: what a loop nest writes to HBM is read by another nest only once all of it is there.
     """
 
     name: str
@@ -33,6 +34,7 @@ class CompilerModel:
     balance: bool = False
     queue_window: int = 16
     trip_barriers: bool = False
+    whole_tensors: bool = False
 
 
 IN_ORDER = CompilerModel("in-order")
@@ -42,8 +44,9 @@ BETA2 = CompilerModel("beta2", window=64, rename=True, place_loads=True)
 """nki kernels: the compiler schedules instructions and allocates tiles, but moves no data on its own."""
 
 BETA1 = CompilerModel(
-    "beta1", window=64, rename=True, place_loads=True, forward=True, reuse=True, balance=True, trip_barriers=True
-)
+    "beta1", window=64, rename=True, place_loads=True, forward=True, reuse=True, balance=True, trip_barriers=True,
+    whole_tensors=True,
+)  # fmt: skip
 """neuronxcc.nki kernels: the compiler also keeps values in SBUF, drops copies, balances engines and rolls loops."""
 
 

@@ -18,6 +18,7 @@ from . import compiled
 from .costs import Costs, costs
 from .dependence import Edge, Edges, dependencies
 from .events import Streams, play
+from .handover import handed_over
 from .optimising import optimised
 from .options import CompilerModel, TimingOptions
 from .tiles import forget
@@ -48,6 +49,8 @@ def _schedule(trace: Trace, machine: Machine, options: TimingOptions, model: Com
     trace, dropped = optimised(trace, machine, model)
     cost = costs(trace, machine, dropped)
     edges = dependencies(trace, machine, cost, space=options.space)
+    if model.whole_tensors:
+        edges = edges.joined(handed_over(trace))
     lane, lanes = lanes_of(trace, machine, cost)
     rank = _needed(cost, edges, lane % lanes >= ENGINES) if model.place_loads else np.arange(len(trace))
     held = barriers(trace, machine, cost, edges) if model.trip_barriers else None
