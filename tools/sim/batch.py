@@ -42,6 +42,8 @@ _STATEFUL = frozenset(
 """Instructions that read or write an engine's registers: only in program order."""
 _CACHE_BYTES = 12 << 20
 """Working set of a batch: what fits a last-level cache that other processes use too."""
+_PRODUCT_BYTES = 40 << 20
+"""The same for loops whose matmuls become larger: worth more than the cache, since BLAS then uses all its threads."""
 _SMALL_TILE = 1 << 16
 """Bytes of an operand up to which one NumPy call a tile is mostly overhead."""
 _COPIES = 1 << 17
@@ -164,6 +166,7 @@ class Values:
         self.begins[self.buffer_of[::-1]] = rows[::-1]
         self.ends = np.full(total, -1, np.int64)
         self.ends[self.buffer_of] = rows
+        self.sizes = np.array([b.partitions * b.row_bytes for b in self.trace.buffers], np.int64)
         self.kept = set(self.core.arrays)
         self.ending: dict[int, list[int]] = {}
         for number in np.nonzero(self.ends >= 0)[0].tolist():
@@ -280,37 +283,60 @@ class Values:
             self._one(at)
 
     def _loop(self, nest: Nest, begin: int) -> None:
-        chunk = self._chunk(nest, begin)
-        if chunk > 1:
-            serial = self._independent(nest, begin)
-            if serial is not None:
-                for k in range(0, nest.trips, chunk):
-                    _Batch(self, nest, begin + k * nest.length, min(chunk, nest.trips - k), serial).run()
-                return
+        plan = self._plan(nest, begin) if nest.trips > 1 else None
+        if plan is not None:
+            chunk, serial = plan
+            for k in range(0, nest.trips, chunk):
+                _Batch(self, nest, begin + k * nest.length, min(chunk, nest.trips - k), serial).run()
+            return
         for k in range(nest.trips):
             at = begin + k * nest.length
             self._span(at, at + nest.length, nest.inner, at)
 
-    def _chunk(self, nest: Nest, begin: int) -> int:
-        """How many iterations to take together; 1 when it doesn't pay or isn't allowed."""
-        useful = False
+    def _plan(self, nest: Nest, begin: int) -> tuple[int, set[int]] | None:
+        """How many iterations to take together and which places go one by one; None when it isn't allowed or doesn't pay."""
+        lanes: list[int] = []
+        products: list[int] = []
         for row in self._distinct(nest, begin):
             step = self.steps[row]
             assert step is not None
             name, params = step.op.name, step.params or {}
             if name in _STATEFUL or params.get("reduce_op") is not None:
-                return 1
-            largest = max(t.size * t.dtype.itemsize for t in step.outs)
-            useful |= name == "nc_matmul" or (name in _LANEWISE and largest <= _SMALL_TILE)
-        if not useful:
-            return 1
-        low, high = begin, begin + nest.length
-        a, b = self.first[low], self.first[high - 1] + self.count[high - 1]
+                return None
+            if name == "nc_matmul" and self._shares_moving(row, nest.length):
+                products.append(row - begin)
+            elif name in _LANEWISE and max(t.size * t.dtype.itemsize for t in step.outs) <= _SMALL_TILE:
+                lanes.append(row - begin)
+        if not lanes and not products:
+            return None
+        live = max(self._most_live(begin, begin + nest.length), 1)
+        chunk = min(nest.trips, (_PRODUCT_BYTES if products else _CACHE_BYTES) // live)
+        if chunk < 2:
+            return None
+        serial = self._independent(nest, begin)
+        if serial is None or all(place in serial for place in (*lanes, *products)):
+            return None
+        return -(-nest.trips // -(-nest.trips // chunk)), serial
+
+    def _shares_moving(self, row: int, length: int) -> bool:
+        """Whether a matmul and its next iteration have the moving operand in common, and only that."""
+        at, after = int(self.first[row]), int(self.first[row + length])
+        same = [
+            self.buffer_of[at + i] == self.buffer_of[after + i] and self.offsets[at + i] == self.offsets[after + i]
+            for i in range(3)
+        ]
+        return same == [False, False, True]
+
+    def _most_live(self, start: int, stop: int) -> int:
+        """The most bytes that live at a time in tiles of instructions [start, stop) only."""
+        a, b = self.first[start], self.first[stop - 1] + self.count[stop - 1]
         numbers = np.unique(self.buffer_of[a:b])
-        local = numbers[(self.begins[numbers] >= low) & (self.ends[numbers] < high)]
-        buffers = self.trace.buffers
-        footprint = sum(buffers[n].partitions * buffers[n].row_bytes for n in local.tolist())
-        return int(min(nest.trips, max(1, _CACHE_BYTES // max(footprint, 1))))
+        own = numbers[(self.begins[numbers] >= start) & (self.ends[numbers] < stop)]
+        sizes = self.sizes[own]
+        change = np.zeros(stop - start + 1, np.int64)
+        np.add.at(change, self.begins[own] - start, sizes)
+        np.add.at(change, self.ends[own] - start + 1, -sizes)
+        return int(np.cumsum(change).max())
 
     def _distinct(self, nest: Nest, begin: int) -> list[int]:
         """An instruction of each place in the body, inner loops entered once."""
