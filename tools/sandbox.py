@@ -98,6 +98,7 @@ class Worker:
         self._jobs = self._results = self._control = -1
         self._lock = threading.Lock()
         self._running: int | None = None
+        self._ending = ""
         self._sitting = False
         self._stop = False
 
@@ -280,6 +281,7 @@ class Worker:
             elif self._stop:
                 raise JobFailed("stopped", "the judge was asked to stop")
             self._ensure()
+            self._settle()
             nonce = secrets.token_hex(16)
             try:
                 wire.send(self._jobs, {**job, "nonce": nonce, "limits": asdict(bounds)}, arrays)
@@ -334,9 +336,9 @@ class Worker:
         except wire.WireError as error:
             problem = _tampered(str(error))
         _kill(pid)
-        code = self._ended(nonce)
-        if frame is None:
-            self._drain()
+        self._ending = nonce
+        # The exit code only matters where there is no answer; otherwise the next job waits for the end, not this one.
+        code = self._settle() if frame is None else 0
         if self._stop:
             raise JobFailed("stopped", "the judge was asked to stop")
         if problem is not None:
@@ -349,6 +351,15 @@ class Worker:
 
     def _has_ended(self) -> bool:
         return bool(select.select([self._control], [], [], 0)[0])
+
+    def _settle(self) -> int:
+        """Wait for the end of the job before; nothing that it still sent is left for the next one. Returns its status."""
+        nonce, self._ending = self._ending, ""
+        if not nonce:
+            return 0
+        code = self._ended(nonce)
+        self._drain()
+        return code
 
     def _ended(self, nonce: str) -> int:
         try:
@@ -414,6 +425,7 @@ class Worker:
             if fd >= 0:
                 os.close(fd)
         self._jobs = self._results = self._control = -1
+        self._ending = ""
         process, self._process = self._process, None
         if process is not None:
             with suppress(ProcessLookupError):

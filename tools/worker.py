@@ -1,7 +1,9 @@
 """The worker process: warm and trusted itself, it forks a confined child for every job. Untrusted source lives only there.
 
 Started by `tools.sandbox` with three file descriptors: jobs in, results out (written by the children), control out.
-A job is one frame (`tools.wire`); its child answers with one frame on the result pipe and ends.
+A job is one frame (`tools.wire`); its child answers with one frame on the result pipe and ends. The child for the next job
+is forked ahead of time and waits for it, so a job pays neither for imports nor for a fork. It shuts itself in once it has
+read the job, before anything of it runs; the worker itself never holds a job.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -326,33 +330,66 @@ def _child(job: dict[str, Any], arrays: Sequence[NDArray[Any]], results: int) ->
         wire.send(results, {"nonce": nonce, "status": "memory", "printed": ""})
 
 
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A child that waits for its job.
+
+    Attributes:
+        taken: where it says, by the job's nonce, that it has read its job.
+    """
+
+    pid: int
+    taken: int
+
+
 def serve(jobs: int, results: int, control: int) -> None:
-    """Take jobs until the parent hangs up."""
+    """Have jobs done until the parent hangs up."""
     _warm()
+    spare = _spare(jobs, results, control)
     wire.send(control, {"ready": os.getpid()})
     while True:
+        nonce = os.read(spare.taken, 64).decode("ascii")
+        os.close(spare.taken)
+        if not nonce:  # it ended without a job: the parent hung up, or the child was killed and the job with it
+            with suppress(ProcessLookupError):
+                os.kill(spare.pid, signal.SIGKILL)
+            os.waitpid(spare.pid, 0)
+            return
+        running = spare.pid
+        wire.send(control, {"started": running, "nonce": nonce})
+        spare = _spare(jobs, results, control)
+        code = _outlive(running, jobs)
+        if code is None:
+            os.kill(spare.pid, signal.SIGKILL)
+            os.waitpid(spare.pid, 0)
+            return
+        wire.send(control, {"ended": code, "nonce": nonce})
+
+
+def _spare(jobs: int, results: int, control: int) -> _Spare:
+    """Fork the child for the next job."""
+    taken, taking = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(taking)
+        return _Spare(pid, taken)
+    status = 1
+    try:
+        confinement.die_with_parent()
+        os.close(control)
+        os.close(taken)
         try:
             frame = wire.receive(jobs, LARGEST_JOB)
         except wire.Closed:
-            return
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                confinement.die_with_parent()
-                os.close(jobs)
-                os.close(control)
-                _child(frame.header, frame.arrays, results)
-                status = 0
-            finally:
-                os._exit(status)
-        nonce = frame.header["nonce"]
-        wire.send(control, {"started": pid, "nonce": nonce})
-        del frame
-        code = _outlive(pid, jobs)
-        if code is None:
-            return
-        wire.send(control, {"ended": code, "nonce": nonce})
+            status = 0
+        else:
+            os.close(jobs)
+            os.write(taking, frame.header["nonce"].encode("ascii"))
+            os.close(taking)
+            _child(frame.header, frame.arrays, results)
+            status = 0
+    finally:
+        os._exit(status)
 
 
 def _outlive(pid: int, jobs: int) -> int | None:
@@ -399,8 +436,93 @@ def _warm() -> None:
         language_module(name)
     source_rules.kernel_modules()
     machine("trn1"), machine("trn2"), machine("trn3")
+    _rehearse()
     gc.collect()
     gc.freeze()  # a child's collector then leaves the shared pages alone
+
+
+REHEARSALS = (
+    """
+import nki
+import nki.isa as nisa
+import nki.language as nl
+
+
+@nki.jit
+def kernel(x, y):
+    out = nl.ndarray((128, 128), dtype=x.dtype, buffer=nl.shared_hbm)
+    for i in range(2):
+        left = nl.ndarray((128, 128), dtype=x.dtype, buffer=nl.sbuf)
+        right = nl.ndarray((128, 128), dtype=x.dtype, buffer=nl.sbuf)
+        column = nl.ndarray((128, 1), dtype=nl.float32, buffer=nl.sbuf)
+        total = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.psum)
+        turned = nl.ndarray((128, 128), dtype=x.dtype, buffer=nl.psum)
+        nisa.dma_copy(dst=left, src=x)
+        nisa.dma_copy(dst=right, src=y)
+        nisa.tensor_reduce(dst=column, op=nl.maximum, data=left, axis=1, negate=True)
+        nisa.activation(dst=left, op=nl.exp, data=left, bias=column)
+        nisa.tensor_scalar(dst=left, data=left, op0=nl.multiply, operand0=column)
+        nisa.tensor_tensor(dst=left, data1=left, data2=right, op=nl.add)
+        nisa.nc_transpose(dst=turned, data=left)
+        nisa.tensor_copy(dst=left, src=turned)
+        nisa.nc_matmul(dst=total, stationary=left, moving=right[:, 0:128])
+        nisa.tensor_copy(dst=right, src=total)
+        nisa.dma_copy(dst=out, src=right)
+    return out
+""",
+    """
+import neuronxcc.nki as nki
+import neuronxcc.nki.language as nl
+
+
+@nki.jit
+def kernel(x, y):
+    out = nl.ndarray((128, 128), dtype=x.dtype, buffer=nl.shared_hbm)
+    for i in nl.affine_range(1):
+        a = nl.load(x)
+        b = nl.load(y)
+        nl.store(out, value=nl.multiply(nl.exp(a), b))
+    return out
+""",
+)
+"""Small kernels of ours, one a dialect. The worker records and replays them once, so that what is made on first use (compiled
+patterns, checked signatures, tables of costs) is there in every child."""
+
+REHEARSED_REFERENCE = "import numpy as np\n\n\ndef reference(x, y):\n    return np.exp(x @ y) + x\n"
+
+
+_SHAPE, _KIND = (128, 128), "bfloat16"
+
+
+def _record(source: str) -> tuple[LoadedKernel, program.Program]:
+    """Load and record one of the rehearsals as a job does."""
+    for problem in source_rules.violations(source, FILENAME):
+        raise KernelError(problem)
+    loaded = load_source(
+        source,
+        "kernel",
+        FILENAME,
+        source_rules.KERNEL_IMPORTS,
+        source_rules.kernel_builtins(),
+        source_rules.kernel_modules(),
+    )
+    placeholders = [_placeholder(_SHAPE, _KIND)] * 2
+    found, _, _ = program.record(loaded, placeholders, "trn2", data=False, max_instructions=1000)
+    found.pack()
+    return loaded, found
+
+
+def _rehearse() -> None:
+    specs = [{"name": name, "shape": list(_SHAPE), "dtype": _KIND} for name in "xy"]
+    trace_reference(REHEARSED_REFERENCE, "reference", specs)
+    arrays = [np.ones(_SHAPE, wire.storage_type(_KIND)) for _ in specs]
+    for source in REHEARSALS:
+        loaded, recorded = _record(source)
+        if recorded.opaque:
+            program.run_directly(loaded, arrays, "trn2", 1000)
+        else:
+            header, tables = recorded.pack()
+            program.replay(program.Program.unpack(header, tables, source, FILENAME), arrays, machine("trn2"))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.tools.tasks import ADD_KERNEL, HEAD
-from tools import wire
+from tools import sandbox, wire
 from tools.confinement import Limits
 from tools.sandbox import JobFailed, Pool, Worker, WorkerFault
 from tools.sim import load_source, simulate
@@ -118,6 +118,42 @@ def test_the_worker_comes_back_after_it_was_killed() -> None:
         worker._process.kill()
         worker._process.wait()
         assert worker.lint("x = 1") == ()
+
+
+def children(worker: Worker) -> list[int]:
+    assert worker._process is not None
+    pid = worker._process.pid
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_the_child_for_the_next_job_is_there_before_the_job() -> None:
+    with Worker(SHORT) as worker:
+        worker.lint("x = 1")
+        worker._settle()
+        (waiting,) = children(worker)
+        started = []
+        kill = sandbox._kill
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sandbox, "_kill", lambda pid: (started.append(pid), kill(pid)))
+            worker.lint("x = 1")
+        assert started == [waiting]
+        worker._settle()
+        assert len(children(worker)) == 1
+        assert waiting not in children(worker)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_the_worker_comes_back_after_its_waiting_child_was_killed() -> None:
+    with Worker(SHORT) as worker:
+        worker.lint("x = 1")
+        worker._settle()
+        first = worker._process
+        assert first is not None
+        os.kill(children(worker)[0], 9)
+        first.wait(timeout=10)
+        assert worker.lint("x = 1") == ()
+        assert worker._process is not first
 
 
 def test_an_interruption_ends_the_running_job(worker: Worker) -> None:
