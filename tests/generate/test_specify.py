@@ -246,6 +246,58 @@ def test_wrong_shapes_and_types_are_named(text: str, message: str) -> None:
         parse_request(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("softmax along axis 0 of 25x51", "axis 0"),
+        ("softmax of 25x51 with dim=0", "dim=0"),
+        ("sum over axis 1 of 4x8x16", "axis 1"),
+        ("max over columns of 25x51", "over columns"),
+        ("column-wise max of 25x51", "column-wise"),
+        ("max per column, 25x51", "max per column"),
+        ("layernorm over the first dimension of 25x51", "first dimension"),
+        ("column sums and the max over the columns of 25x51", "over the columns"),
+        ("sum(x, axis=0), x 25x51", "axis=0"),
+    ],
+)
+def test_an_axis_that_isnt_the_last_is_never_taken_for_it(text: str, phrase: str) -> None:
+    with pytest.raises(RequestError, match=f"{phrase!r} isn't understood"):
+        parse_request(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "softmax over axis -1 of 25x51",
+        "softmax over axis 1 of 25x51",
+        "softmax of 25x51, dim=1",
+        "softmax over the last axis, 25x51",
+    ],
+)
+def test_the_last_axis_by_any_name(text: str) -> None:
+    out, (x,) = result(parse_request(text))
+    exps = np.exp(x - x.max(-1, keepdims=True))
+    np.testing.assert_allclose(out, exps / exps.sum(-1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mean over axis 0 of 25x51", "column means of 25x51", "average of each column of 25x51", "mean per column, 25x51"],
+)
+def test_means_of_columns(text: str) -> None:
+    task = parse_request(text)
+    assert shapes(task) == {"x": (25, 51)}
+    out, (x,) = result(task)
+    np.testing.assert_allclose(out, x.mean(0), rtol=1e-5)
+
+
+def test_the_norm_of_a_row_isnt_the_normalised_row() -> None:
+    out, (x,) = result(parse_request("l2 norm of each row of 20x30 fp32"))
+    np.testing.assert_allclose(out, np.linalg.norm(x, axis=-1), rtol=1e-5)
+    with pytest.raises(RequestError, match="can mean the norm of each row"):
+        parse_request("l2 norm of 20x30")
+
+
 def test_operators_follow_earlier_changes() -> None:
     task = parse_request("layernorm of 200 x 76 in bf16 for trn2")
     for change in ("make it work for 333 rows", "now for trn3", "then add a gelu"):

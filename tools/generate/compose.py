@@ -39,6 +39,7 @@ POSITIVE_INPUT = ("log", "sqrt", "rsqrt", "reciprocal")
 REDUCTIONS = {
     "row_sum": "np.sum({x}, axis=-1)", "row_mean": "np.mean({x}, axis=-1)", "row_max": "np.max({x}, axis=-1)",
     "row_sum_of_squares": "np.sum({x} * {x}, axis=-1)", "row_min": "np.min({x}, axis=-1)", "row_var": "np.var({x}, axis=-1)", "column_sum": "np.sum({x}, axis=0)",
+    "column_mean": "np.mean({x}, axis=0)", "row_norm": "np.sqrt(np.sum({x} * {x}, axis=-1))",
 }  # fmt: skip
 BINARY = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _CALLABLE = {
@@ -446,12 +447,12 @@ class _Pipeline:
 
     def _reduce(self, key: str) -> None:
         made = self.made
-        if key == "column_sum" and len(made.shape) < 2:
+        if key.startswith("column_") and len(made.shape) < 2:
             raise RequestError(
                 f"a column sum needs a matrix, not {_show(made.shape)}: give two sizes, such as 4096x1024."
             )
         self._line(key, REDUCTIONS[key].format(x=made.value))
-        made.shape = (made.shape[1:] if key == "column_sum" else made.shape[:-1]) or (1,)
+        made.shape = (made.shape[1:] if key.startswith("column_") else made.shape[:-1]) or (1,)
 
     def _reductions(self) -> None:
         """Several reductions of the same input: a tuple of results."""

@@ -95,7 +95,7 @@ _NOT_NAMES = {
     "sigmoid", "copy", "square", "sqrt", "log", "its", "batch", "dtype", "plus", "minus", "elements", "kernel", "make", "work",
     "float32", "bfloat16", "float16", "bf16", "fp16", "fp32", "fp8", "half", "swiglu", "as", "use", "using", "take",
     "one", "two", "three", "four", "both", "same", "several", "them", "these", "those", "big", "large", "small",
-    "target", "now", "axis", "k", "data", "norm", "be", "this", "that", "it", "write", "fused", "fuse",
+    "target", "now", "axis", "axes", "dim", "dimension", "dimensions", "column", "columns", "first", "last", "each", "every", "sums", "means", "averages", "maxima", "minima", "norms", "k", "data", "norm", "be", "this", "that", "it", "write", "fused", "fuse",
 }  # fmt: skip
 _OPERATOR_NAMES = ("bias", "residual", "scale", "skip")
 """Names that tensors share with operators: `add residual 300x100` means both."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.generate.compose import Composition, compose, extend
 from tools.generate.request import NamedTensor, Request, foreign_operator, read
-from tools.generate.understood import check_understood
+from tools.generate.understood import check_meaning, check_understood
 from tools.task import Goal, Reference, Target, Task, TensorSpec, Tolerance
 from tools.task_errors import RequestError
 
@@ -55,6 +55,7 @@ def parse_request(text: str) -> Task:
         )
     request = read(text)
     if not request.mentions and not request.expression:
+        check_meaning(request)
         foreign = foreign_operator(text)
         if foreign:
             raise RequestError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from tools.generate.axes import check_axis
 from tools.generate.request import Mention, Request
 from tools.task_errors import RequestError
 
@@ -41,12 +42,31 @@ _STEP = re.compile(r"[,;:]|\b(?:then|followed|and|finally|after|next|with)\b", r
 _TAKEN = "\0"
 
 
+_TWO_MEANINGS = re.compile(r"(?<![\w.-])(?:l2|euclidean)[\s_-]+norms?(?![\w-])", re.IGNORECASE)
+
+
+def check_meaning(request: Request) -> None:
+    """Words that name two different operators must be said more closely.
+
+    Raises:
+        RequestError: one of them stands alone; the sentence gives both readings.
+    """
+    found = _TWO_MEANINGS.search(_left_over(request))
+    if found is not None:
+        raise RequestError(
+            f"{found[0]!r} can mean the norm of each row or each row divided by its norm: say 'L2 norm of each row' or "
+            "'L2 normalise each row'."
+        )
+
+
 def check_understood(request: Request) -> None:
     """Every word that asks for arithmetic must have become part of the reference.
 
     Raises:
         RequestError: one has not; the sentence quotes it.
     """
+    check_meaning(request)
+    check_axis(request)
     left = _left_over(request)
     if any(m.word.arity == "attention" for m in request.mentions):
         left = re.sub(r"dot[- ]products?", " ", left, flags=re.IGNORECASE)

@@ -32,7 +32,7 @@ def _word(key: str, arity: Arity, pattern: str) -> Word:
 
 _ROW = r"(?:rows?|last (?:axis|dim(?:ension)?)|each row|every row|columns? (?:of|in) each row|feature (?:axis|dim(?:ension)?)|features|axis -?1)"
 _OVER = rf"(?:over|along|across|of|per|for|by)\s+(?:the\s+|each\s+|all\s+)?{_ROW}"
-_COLUMN = r"(?:first (?:axis|dim(?:ension)?)|axis 0|batch (?:axis|dim(?:ension)?)|columns?|each column)"
+_COLUMN = r"(?:first (?:axis|dim(?:ension)?)|axis 0|batch (?:axis|dim(?:ension)?)|columns?|(?:each|every) column)"
 
 
 def _reduction(key: str, names: str) -> Word:
@@ -42,16 +42,25 @@ def _reduction(key: str, names: str) -> Word:
     )  # fmt: skip
 
 
+def _column(key: str, names: str) -> Word:
+    return _word(
+        f"column_{key}", "reduce",
+        rf"(?:column[- ]?(?:wise )?(?:{names})|(?:{names})\s+(?:(?:over|along|of|across|for)\s+(?:the\s+|all\s+)?{_COLUMN}|per\s+column))",
+    )  # fmt: skip
+
+
 WORDS: tuple[Word, ...] = (
     _word("rmsnorm", "norm", r"(?:rms[\s_-]*norm(?:ali[sz](?:ation|e|ed))?|root[\s-]mean[\s-]square norm(?:ali[sz]ation)?|rms normali[sz]ation)"),
     _word("layernorm", "norm", r"(?:layer[\s_-]*norm(?:ali[sz](?:ation|e|ed))?)"),
-    _word("l2norm", "unary", r"(?:l2[\s_-]*normali[sz](?:ation|e|ed)|l2[\s_-]*norm)"),
+    _word("l2norm", "unary", r"(?:l2[\s_-]*normali[sz](?:ation|e|ed|ing)|l2norm)"),
+    _word("row_norm", "reduce", rf"(?:row[- ]?(?:wise )?(?:l2|euclidean)[\s_-]*norms?|(?:l2|euclidean)[\s_-]*norms?\s+{_OVER})"),
     _word("log_softmax", "unary", r"log[\s_-]*soft[\s_-]?max"),
     _word("softmax", "unary", r"soft[\s_-]?max"),
     _word("attention", "attention", r"(?:scaled[\s-]dot[\s-]product[\s-])?(?:self[\s-])?attention"),
     _word("swiglu", "gated", r"(?:swi[\s-]?glu)(?: (?:mlp|ffn|block|feed[- ]forward))?"),
     _word("matmul", "matmul", r"(?:multiply (?:the |two )?matrices|mat[\s_-]?mul(?:s|tiply)?|matrix[\s-]+(?:matrix[\s-]+)?(?:multipl\w+|product)|gemm|mm|linear(?: layer| projection)?|dense(?: layer)?|(?:fully[- ]connected(?: layer)?)|projection|matrix[\s-]vector product|gemv)"),
-    _word("column_sum", "reduce", rf"(?:column[- ]?(?:wise )?sums?|sums?\s+(?:over|along|of|across)\s+(?:the\s+)?{_COLUMN})"),
+    _column("sum", r"sums?"),
+    _column("mean", r"(?:mean|average)s?"),
     _word("row_sum_of_squares", "reduce", rf"(?:row[- ]?(?:wise )?)?(?:sums? of (?:the )?square[sd]?(?: values| elements)?|sums? of squared (?:values|elements)|sums? squares)(?: {_OVER})?"),
     _reduction("sum", r"sums?"),
     _reduction("mean", r"(?:mean|average)s?"),
