@@ -56,7 +56,7 @@ def play(streams: Streams) -> Times:
     ints = [np.zeros(n, np.int64), np.full(n, -1, np.int64)]
     _compiled()(
         streams.lane, streams.sequence, streams.position, streams.offsets, streams.windows, streams.pointer,
-        streams.successor, streams.kind, streams.delay, streams.missing.copy(), streams.issue, streams.latency,
+        streams.successor.astype(np.int32, copy=False), streams.kind.astype(np.int8, copy=False), streams.delay, streams.missing.copy(), streams.issue, streams.latency,
         streams.release, streams.activity, streams.is_dma, streams.work, streams.first_engine,
         streams.last_engine, streams.hbm, streams.ports, streams.lanes, streams.cores, streams.dma_engines,
         streams.cores_per_stack, streams.dma_start, streams.dma_done, streams.load, streams.quantum,

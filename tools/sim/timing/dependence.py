@@ -56,9 +56,11 @@ class Edges:
     kind: Ints
 
     def joined(self, other: Edges) -> Edges:
-        """These edges and those of `other`."""
+        """These edges and those of `other`, in these edges' types: long traces have millions, as narrow as they can be."""
+        if not len(other.before):
+            return self
         pairs = ((self.before, other.before), (self.after, other.after), (self.kind, other.kind))
-        return Edges(*(np.concatenate(pair) for pair in pairs))
+        return Edges(*(np.concatenate([mine, theirs.astype(mine.dtype)]) for mine, theirs in pairs))
 
 
 def dependencies(trace: Trace, machine: Machine, cost: Costs, *, space: bool = True) -> Edges:
@@ -74,10 +76,11 @@ def dependencies(trace: Trace, machine: Machine, cost: Costs, *, space: bool = T
     search = compiled.waits if compiled.wanted_accesses(len(owner)) else _waits
     cells = int(cell.max()) + 1 if len(cell) else 0
     before, after, kind, first = search(owner, cell, writes, reads, cells, cost.engine, cost.is_dma)
+    found, writer = Edges(before, after, kind), owner[first]
+    del owner, cell, writes, reads, first  # long traces: the next step is the one that needs most memory
     if space:
-        more = _space_edges(trace, machine, cost.engine, owner[first])
-        before, after, kind = (np.concatenate(pair) for pair in zip((before, after, kind), more))
-    return Edges(before, after, kind)
+        found = found.joined(_space_edges(trace, machine, cost.engine, writer))
+    return found
 
 
 def _waits(
@@ -218,15 +221,15 @@ def _cut(buffer: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints]:
     return np.searchsorted(keys, buffer * span + low), np.searchsorted(keys, buffer * span + high)
 
 
-def _space_edges(trace: Trace, machine: Machine, engine: Ints, writer: Ints) -> tuple[Ints, Ints, Ints]:
+def _space_edges(trace: Trace, machine: Machine, engine: Ints, writer: Ints) -> Edges:
     """Edges from the last users of a displaced tile to the first writers of the tile that takes its space.
 
     `writer` are instructions that write a cell nobody wrote before.
     """
     new, old = displaced(trace, machine)
-    empty = np.empty(0, np.int64)
     if not len(new):
-        return empty, empty, empty
+        empty = np.empty(0, np.int64)
+        return Edges(empty, empty, empty)
     owner = owners(trace)
     buffer = trace.operands[:, Operand.BUFFER]
     writes = (trace.operands[:, Operand.FLAGS] & 1) != 0
@@ -255,4 +258,4 @@ def _space_edges(trace: Trace, machine: Machine, engine: Ints, writer: Ints) -> 
     known = (flat >= 0) & (flat // 2 < flat_after)
     before, after = flat[known] // 2, flat_after[known]
     kind = np.where(flat[known] % 2 == 1, int(Edge.SPACE_RESULT), int(Edge.SPACE_RELEASE))
-    return before, after, kind
+    return Edges(before, after, kind)

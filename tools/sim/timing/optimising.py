@@ -263,7 +263,10 @@ def balanced(trace: Trace, machine: Machine) -> Trace:
     engine = cost.engine
     active = np.flatnonzero(movable | np.isin(engine, (int(Engine.VECTOR), int(Engine.SCALAR))) & ~cost.is_dma)
     share = compiled_reuse.shared_out if compiled_reuse.wanted(len(trace)) else _shared_out
-    chosen[active[share(engine[active], movable[active], on_vector[active], on_scalar[active])]] = Engine.SCALAR
+    moved = active[share(engine[active], movable[active], on_vector[active], on_scalar[active])]
+    if not len(moved):
+        return trace
+    chosen[moved] = Engine.SCALAR
     instructions = trace.instructions.copy()
     instructions[:, Inst.ENGINE] = chosen
     return replace(trace, instructions=instructions)

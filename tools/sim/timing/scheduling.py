@@ -58,6 +58,7 @@ def _schedule(trace: Trace, machine: Machine, options: TimingOptions, model: Com
         rank[held.moved] = held.rank
         edges = edges.joined(held.edges)
     streams = prepare(trace, machine, options, model, cost, edges, lane, lanes, rank)
+    del edges  # a quarter of the memory that the loop would hold
     times = compiled.play(streams) if compiled.wanted(len(trace)) else play(streams)
     if np.isnan(times.start).any():
         stuck = int(np.flatnonzero(np.isnan(times.start))[0])
