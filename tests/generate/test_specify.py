@@ -298,6 +298,31 @@ def test_the_norm_of_a_row_isnt_the_normalised_row() -> None:
         parse_request("l2 norm of 20x30")
 
 
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("softmax with temperature 0.7, 25x51", "the number 0.7"),
+        ("layernorm with eps 1e-3 of 25x51", "the number 1e-3"),
+        ("leaky relu with slope 0.2, 25x51", "the number 0.2"),
+        ("batched softmax, batch of 8, 25x51", "the number 8"),
+        ("add three tensors a, b, c of 25x51", "'three tensors'"),
+        ("exp of -x, 25x51", "'-x'"),
+    ],
+)
+def test_numbers_and_signs_are_never_left_out(text: str, phrase: str) -> None:
+    with pytest.raises(RequestError, match=phrase):
+        parse_request(text)
+
+
+def test_an_expression_may_stand_right_before_its_shape() -> None:
+    out, (x,) = result(parse_request("exp(-x) 25x51"))
+    np.testing.assert_allclose(out, np.exp(-x), rtol=1e-6)
+
+
+def test_what_a_request_does_without_isnt_asked_for() -> None:
+    assert shapes(parse_request("layernorm without bias of 25x51")) == {"x": (25, 51)}
+
+
 def test_operators_follow_earlier_changes() -> None:
     task = parse_request("layernorm of 200 x 76 in bf16 for trn2")
     for change in ("make it work for 333 rows", "now for trn3", "then add a gelu"):

@@ -77,6 +77,8 @@ _SEPARATOR = r"\s*[x×*]\s*"
 _BARE = rf"(?:{_DIM}(?:{_SEPARATOR}{_DIM})+|{_DIM}(?:\s+by\s+{_DIM})+(?!{_SEPARATOR}\d))"
 _BRACKETED = rf"[\[(]\s*{_DIM}(?:\s*(?:,|x|×|\*)\s*{_DIM})*\s*,?\s*[\])]"
 _SHAPE = rf"(?:{_BRACKETED}|{_BARE})"
+_BEFORE_SHAPE = re.compile(rf"(.*?[)\w])\s+(?:(?:of|on|for|at)\s+)?(?={_BARE})", re.IGNORECASE)
+"""An expression with a shape right behind it: `exp(-x) 20x30`."""
 _LINK = (
     r"\s*(?:[:=]|\bof (?:shape|size)\b|\bwith shape\b|\bhas shape\b|\bshaped\b|\bis\b|\bin\b|\bof\b|\s)?\s*(?:an? )?"
 )
@@ -121,6 +123,12 @@ _PRECISION = re.compile(
     r"(?:comput\w*|accumulat\w*|multipl\w*|matmuls?|math)\s+(?:it\s+|them\s+|everything\s+)?(?:only\s+)?(?:in|with)\s+(?:full\s+)?(fp32|float32|full precision)",
     re.IGNORECASE,
 )
+_WITHOUT = re.compile(
+    r"\b(?:without|no)\s+(?:an?\s+|any\s+|the\s+|learnable\s+)*(?:bias(?:es)?|gains?|weights?|scale|affine(?:\s+parameters)?|"
+    r"residual|mask(?:ing)?|parameters)\b",
+    re.IGNORECASE,
+)
+"""What a request says that it doesn't want."""
 _TRANSPOSED = re.compile(
     r"(?<!\w)(?:([a-z]\w*)\s*(?:\.T|\^T|ᵀ|(?:is\s+|stored\s+)?transposed)|transposed\s+(?:the\s+)?([a-z]\w*)|transpose of\s+(?:the\s+)?([a-z]\w*)(?=\s))(?!\w)",
     re.IGNORECASE,
@@ -153,6 +161,7 @@ def read(text: str) -> Request:
     """
     found = Request(text)
     rest = re.sub(r"(?<=\d),(?=\d{3}(?!\d))(?![^\[(]*[\])])", "", text.replace("×", "x").replace("μ", "µ"))
+    rest = _WITHOUT.sub(lambda m: " " * len(m[0]), rest)
     rest = _read_target(found, rest)
     rest = _read_goal(found, rest)
     rest = _read_types(found, rest)
@@ -270,6 +279,11 @@ def _read_expression(found: Request, rest: str) -> str:
         if parse_expression(body.strip()) is not None:
             start = at + piece.index(body.strip())
             found.expression, found.expression_end = body.strip(), start + len(body.strip())
+            return _blank(rest, start, found.expression_end)
+        shaped = _BEFORE_SHAPE.match(body.strip())
+        if shaped is not None and parse_expression(shaped[1]) is not None:
+            start = at + piece.index(shaped[1])
+            found.expression, found.expression_end = shaped[1], start + len(shaped[1])
             return _blank(rest, start, found.expression_end)
         at += len(piece)
     return rest

@@ -38,6 +38,16 @@ _NO_OPERATION = ("please", "stop", "store", "save", "return", "write", "now", "d
 _SYMBOL = re.compile(
     r"(?:(?<![\w.])([a-z]\w*)|\))\s*(?:\*\*?|[+/@^]|(?<=\s)-(?=\s))\s*(?:([a-z]\w*)|\d|\()", re.IGNORECASE
 )
+_NEGATED = re.compile(r"(?:^|[(\s,])[-\u2212]\s*([a-z]\w*)(?![\w-])", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?(?!-?d\b)(?![\w.]*\w)", re.IGNORECASE)
+_AXIS_NUMBER = re.compile(r"(?:axis|dim(?:ension)?)\s*[=:]?\s*[-\u2212]?\s*\d", re.IGNORECASE)
+_LENGTH = re.compile(r"\b(?:scale|bias|residual|skip)\s+(?:of\s+)?(?:length\s+|size\s+)?\d+(?![\w.])", re.IGNORECASE)
+"""A tensor of an operator's name with its length: `scale 20`."""
+_SEVERAL = re.compile(
+    r"\b(three|four|five|six|seven|eight|[3-9])\s+(?:\w+\s+)?(?:tensors|matrices|arrays|inputs|vectors)\b",
+    re.IGNORECASE,
+)
+_COUNTS = {"three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 _STEP = re.compile(r"[,;:]|\b(?:then|followed|and|finally|after|next|with)\b", re.IGNORECASE)
 _TAKEN = "\0"
 
@@ -80,8 +90,26 @@ def check_understood(request: Request) -> None:
     for symbol in _SYMBOL.finditer(left):
         if any(side and (len(side) <= 2 or side.lower() in names) for side in symbol.groups()):
             raise RequestError(f"{symbol[0].strip()!r} isn't understood among words: {_WAY_OUT}")
+    _check_numbers(request, left)
+    negated = next((m for m in _NEGATED.finditer(left) if len(m[1]) <= 2 or m[1].lower() in names), None)
+    if negated is not None:
+        raise RequestError(f"{negated[0].strip(' (,')!r} isn't understood among words: {_WAY_OUT}")
     if not request.expression:
         _check_operands(request)
+
+
+def _check_numbers(request: Request, left: str) -> None:
+    """A number that nothing has taken (a temperature, a slope, an epsilon) would be left out of the kernel."""
+    several = _SEVERAL.search(left)
+    if several is not None:
+        count = _COUNTS.get(several[1].lower()) or int(several[1])
+        if len(request.tensors) < count and not request.expression:
+            raise RequestError(f"{several[0]!r} isn't understood, because their shapes aren't all given: {_WAY_OUT}")
+        left = left.replace(several[0], "")
+    left = _LENGTH.sub(" ", _AXIS_NUMBER.sub(" ", left))
+    number = _NUMBER.search(left)
+    if number is not None:
+        raise RequestError(f"the number {number[0]} isn't understood here: {_WAY_OUT}")
 
 
 def _left_over(request: Request) -> str:
