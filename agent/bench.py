@@ -1,13 +1,14 @@
-"""The production judge: `tools.evaluate` with a worker process of its own."""
+"""The production judge: `tools.evaluate` on the process's warm workers, which all its runs share."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.desk import Bench
 from agent.policies.protocol import BeyondPolicy
-from tools.task import Evaluation, Kernel, Task
+from tools.task import Evaluation, Finding, Kernel, Task
 from tools.task_errors import RequestError
 
 Benches = Callable[[], Bench]
@@ -16,16 +17,26 @@ Benches = Callable[[], Bench]
 def default_bench() -> Bench:
     """Open a judge. Imported late: it loads NumPy and the simulator."""
     from tools.evaluate import check_task, evaluate
-    from tools.sandbox import JobFailed, Worker
+    from tools.sandbox import POOL, JobFailed, Lease
 
-    worker = Worker()
+    lease = Lease(POOL)
 
     def judge(kernel: Kernel, task: Task) -> Evaluation:
-        return evaluate(kernel, task, worker=worker)
+        with lease.worker() as worker:
+            return evaluate(kernel, task, worker=worker)
+
+    def check(task: Task) -> None:
+        with lease.worker() as worker:
+            check_task(task, worker=worker)
+
+    def lint(source: str, strict: bool = False) -> Sequence[Finding]:
+        with lease.worker() as worker:
+            return worker.lint(source, strict)
 
     def trace(source: str, function: str, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         try:
-            return worker.trace(source, function, inputs)
+            with lease.worker() as worker:
+                return worker.trace(source, function, inputs)
         except JobFailed as failure:
             if failure.kind == "beyond":
                 raise BeyondPolicy(failure.message) from failure
@@ -33,9 +44,10 @@ def default_bench() -> Bench:
 
     return Bench(
         evaluate=judge,
-        check_task=lambda task: check_task(task, worker=worker),
-        lint=worker.lint,
+        check_task=check,
+        lint=lint,
         trace=trace,
-        interrupt=worker.interrupt,
-        close=worker.close,
+        # On a single core other processes only cost.
+        estimate=POOL.estimate if (os.cpu_count() or 1) > 1 else None,
+        interrupt=lease.interrupt,
     )

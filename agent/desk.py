@@ -12,7 +12,7 @@ from agent.events import CandidateChecked, CandidateDrafted, Event
 from agent.settings import Settings
 from agent.state import Candidate, Proposal, RunState, best_of
 from agent.store import Store
-from tools.task import Evaluation, Finding, Kernel, Task
+from tools.task import Evaluation, Finding, Kernel, Task, TensorSpec
 
 
 class Evaluate(Protocol):
@@ -21,6 +21,9 @@ class Evaluate(Protocol):
     def __call__(self, kernel: Kernel, task: Task) -> Evaluation:
         """Judge a kernel; never raises for a fault of the kernel."""
 
+
+Estimator = Callable[[Sequence[str], Sequence[TensorSpec], str], Sequence[Any]]
+"""Sources, inputs and target to an estimate each (`tools.generate.estimate.Estimate`, which loads the simulator)."""
 
 Trace = Callable[[str, str, Sequence[Mapping[str, Any]]], dict[str, Any]]
 """Source, function and input descriptions (name, shape, dtype) to a graph in JSON; raises `BeyondPolicy`."""
@@ -37,10 +40,12 @@ class Bench:
     """Findings about source that is not run; `strict` adds the compiler's rules."""
     trace: Trace | None = None
     """Operator graph of a reference, traced where foreign code may run; None: not offered."""
+    estimate: Estimator | None = None
+    """Simulated times of generated candidates, several at once; None: the policy times them itself."""
     interrupt: Callable[[], None] = lambda: None
     """Makes a running `evaluate` return soon."""
     close: Callable[[], None] = lambda: None
-    """Ends its worker process."""
+    """Ends what the bench alone uses; workers that runs share stay warm."""
 
 
 class Abandoned(Exception):

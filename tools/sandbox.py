@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import queue
 import secrets
 import select
 import signal
@@ -18,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from tools import wire
 from tools.confinement import Limits
+from tools.generate.estimate import Estimate
 from tools.program import Malformed, Program
-from tools.task import Finding
+from tools.task import Finding, TensorSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from tools.worker import main; main()"
@@ -99,6 +100,7 @@ class Worker:
         self._lock = threading.Lock()
         self._running: int | None = None
         self._ending = ""
+        self._ready = False
         self._sitting = False
         self._stop = False
 
@@ -256,6 +258,33 @@ class Worker:
             raise WorkerFault("the worker sent no graph")
         return graph
 
+    def estimate(
+        self,
+        sources: Sequence[str],
+        inputs: Sequence[TensorSpec],
+        target: str,
+        limits: Limits | None = None,
+    ) -> list[Estimate]:
+        """Simulated times, without data, of candidates that one author wrote: they share one confined process.
+
+        They are for ranking only; the judge computes time from a record of its own.
+
+        Raises:
+            JobFailed: timeout, memory, output, crashed, stopped; any of the sources may be the cause.
+        """
+        job = {
+            "job": "estimate", "sources": list(sources), "target": target,
+            "inputs": [{"shape": list(s.shape), "dtype": s.dtype} for s in inputs],
+        }  # fmt: skip
+        reply = self.run(job, limits=limits, what="the kernel")
+        try:
+            found = [Estimate(None if us is None else float(us), str(why)) for us, why in reply.values["estimates"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _tampered(str(error)) from error
+        if len(found) != len(sources):
+            raise _tampered(f"{len(found)} estimates of {len(sources)} kernels")
+        return found
+
     def walls(self) -> tuple[str, ...]:
         """What confines a job on this machine."""
         return tuple(self.run({"job": "walls"}, what="the worker").values["walls"])
@@ -291,6 +320,8 @@ class Worker:
                 raise WorkerFault(f"the worker process is gone ({error})") from error
             pid = int(started.header["started"])
             self._running = pid
+            if self._stop:  # asked for while the worker was starting
+                _kill(pid)
             try:
                 return self._await(pid, nonce, bounds, what)
             finally:
@@ -377,7 +408,32 @@ class Worker:
             if not os.read(self._results, 1 << 20):
                 return
 
+    def start(self) -> None:
+        """Start the process without waiting until it is ready; the first job does."""
+        with self._lock:
+            self._launch()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a job would begin at once."""
+        return self._process is not None and (self._ready or bool(select.select([self._control], [], [], 0)[0]))
+
     def _ensure(self) -> None:
+        self._launch()
+        if self._ready:
+            return
+        try:
+            wire.receive(self._control, 0, deadline=time.monotonic() + _START_SECONDS)
+        except (wire.WireError, wire.Late) as error:
+            process = self._process
+            assert process is not None
+            process.kill()
+            said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
+            self._shut()
+            raise WorkerFault(f"the worker process doesn't start: {said or error}") from error
+        self._ready = True
+
+    def _launch(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self._shut()
@@ -411,21 +467,13 @@ class Worker:
         finally:
             for fd in ends:
                 os.close(fd)
-        try:
-            wire.receive(self._control, 0, deadline=time.monotonic() + _START_SECONDS)
-        except (wire.WireError, wire.Late) as error:
-            process = self._process
-            process.kill()
-            said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
-            self._shut()
-            raise WorkerFault(f"the worker process doesn't start: {said or error}") from error
 
     def _shut(self) -> None:
         for fd in (self._jobs, self._results, self._control):
             if fd >= 0:
                 os.close(fd)
         self._jobs = self._results = self._control = -1
-        self._ending = ""
+        self._ending, self._ready = "", False
         process, self._process = self._process, None
         if process is not None:
             with suppress(ProcessLookupError):
@@ -508,11 +556,11 @@ def _reply(frame: wire.Frame, what: str, limits: Limits) -> Reply:
 class Pool:
     """Workers that threads share; each call takes one and gives it back."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int = max(2, os.cpu_count() or 1)) -> None:
         self._size = size
-        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        self._idle: list[Worker] = []
         self._all: list[Worker] = []
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -521,16 +569,70 @@ class Pool:
         try:
             yield taken
         finally:
-            self._idle.put(taken)
+            with self._changed:
+                self._idle.append(taken)
+                self._changed.notify()
 
     def _take(self) -> Worker:
-        with suppress(queue.Empty):
-            return self._idle.get_nowait()
-        with self._lock:
-            if len(self._all) < self._size:
-                self._all.append(Worker())
-                return self._all[-1]
-        return self._idle.get()
+        with self._changed:
+            while not self._idle:
+                if len(self._all) < self._size:
+                    self._all.append(Worker())
+                    return self._all[-1]
+                self._changed.wait()
+            at = next((i for i in reversed(range(len(self._idle))) if self._idle[i].ready), len(self._idle) - 1)
+            return self._idle.pop(at)
+
+    def start(self) -> None:
+        """Start all workers without waiting until they are ready; those that are warm are given out first."""
+        with self._changed:
+            while len(self._all) < self._size:
+                fresh = Worker()
+                fresh.start()
+                self._all.append(fresh)
+                self._idle.append(fresh)
+                self._changed.notify()
+
+    def estimate(
+        self, sources: Sequence[str], inputs: Sequence[TensorSpec], target: str, limits: Limits | None = None
+    ) -> list[Estimate]:
+        """Simulated times of candidates, all warm workers at once (see `Worker.estimate`).
+
+        Workers that aren't there yet are started for the batches to come. A candidate that takes its process down is told
+        apart from those beside it: each of them then gets a process of its own.
+
+        Raises:
+            JobFailed: stopped.
+        """
+        self.start()
+        with self._changed:
+            warm = sum(w.ready for w in self._idle)
+        count = max(1, min(warm, len(sources)))
+        shares = [range(i, len(sources), count) for i in range(count)]
+        found: list[Estimate | None] = [None] * len(sources)
+
+        def work(share: range) -> None:
+            for i, estimate in zip(share, self._estimated([sources[i] for i in share], inputs, target, limits)):
+                found[i] = estimate
+
+        if len(shares) < 2:
+            return self._estimated(sources, inputs, target, limits)
+        with ThreadPoolExecutor(len(shares)) as threads:
+            list(threads.map(work, shares))
+        return [e for e in found if e is not None]
+
+    def _estimated(
+        self, sources: Sequence[str], inputs: Sequence[TensorSpec], target: str, limits: Limits | None
+    ) -> list[Estimate]:
+        try:
+            with self.worker() as worker:
+                return worker.estimate(sources, inputs, target, limits)
+        except JobFailed as failure:
+            if failure.kind == "stopped":
+                raise
+            if len(sources) == 1:
+                return [Estimate(None, failure.message)]
+        return [e for source in sources for e in self._estimated([source], inputs, target, limits)]
 
     def interrupt(self) -> None:
         """Make all running jobs end now."""
@@ -544,7 +646,34 @@ class Pool:
             worker.close()
 
 
-POOL = Pool(max(2, os.cpu_count() or 1))
+class Lease:
+    """One run's use of a pool: it can end its own jobs without touching those of others."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._held: set[Worker] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def worker(self) -> Iterator[Worker]:
+        """A worker for this thread, for jobs that belong together."""
+        with self._pool.worker() as worker, worker.sitting():
+            with self._lock:
+                self._held.add(worker)
+            try:
+                yield worker
+            finally:
+                with self._lock:
+                    self._held.discard(worker)
+
+    def interrupt(self) -> None:
+        """Make the jobs of this lease end now; they fail as `stopped`."""
+        with self._lock:
+            for worker in self._held:
+                worker.interrupt()
+
+
+POOL = Pool()
 """The process's own workers."""
 
 atexit.register(POOL.close)

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools import confinement, program, source_rules, wire
+from tools.generate import estimate as estimates
 from tools.generate.errors import BeyondOffline
 from tools.generate.tracing import trace_reference
 from tools.sim import KernelError, LoadedKernel, UnsupportedError, load_source, machine, memory
@@ -37,6 +39,7 @@ from tools.sim.frontend.modules import language_module
 from tools.sim.frontend.rules import compiler_rules
 from tools.sim.frontend.source_names import unknown_names
 from tools.sim.frontend.source_shapes import partition_limits
+from tools.sim.timing import compiled
 
 FILENAME = "kernel.py"
 """What diagnostics and traces call the kernel's source."""
@@ -252,8 +255,18 @@ def trace(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
         raise RequestFault(str(error)) from error
 
 
+def estimate(job: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> Result:
+    """Simulated times, without data, of several candidates of one author."""
+    shaped = [_placeholder(s["shape"], s["dtype"]) for s in job["inputs"]]
+    found = []
+    for source in job["sources"]:
+        load = partial(_load_kernel, {"source": source, "function": "kernel"})
+        found.append(estimates.estimate(load, shaped, job["target"]))
+    return {"estimates": [[e.latency_us, e.reason] for e in found]}, ()
+
+
 JOBS: dict[str, Callable[[dict[str, Any], Sequence[NDArray[Any]]], Result]] = {
-    job.__name__: job for job in (lint, record, replay, direct, reference, trace)
+    job.__name__: job for job in (lint, record, replay, direct, reference, trace, estimate)
 }
 
 
@@ -436,6 +449,8 @@ def _warm() -> None:
         language_module(name)
     source_rules.kernel_modules()
     machine("trn1"), machine("trn2"), machine("trn3")
+    # A confined process can't load numba; long candidates are timed by the plain loop there.
+    compiled.available = cache(lambda: False)
     _rehearse()
     gc.collect()
     gc.freeze()  # a child's collector then leaves the shared pages alone
@@ -518,6 +533,7 @@ def _rehearse() -> None:
     arrays = [np.ones(_SHAPE, wire.storage_type(_KIND)) for _ in specs]
     for source in REHEARSALS:
         loaded, recorded = _record(source)
+        estimates.estimate(lambda again=loaded: again, [_placeholder(_SHAPE, _KIND)] * 2, "trn2")  # type: ignore[misc]
         if recorded.opaque:
             program.run_directly(loaded, arrays, "trn2", 1000)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.desk import Desk
 from agent.explain import answer_from_profile
@@ -13,6 +13,9 @@ from tools.task import Task
 
 if TYPE_CHECKING:
     from tools.generate.offline import Attempt, Draft, Generator
+
+BATCH = 8
+"""Candidates timed at once: enough to share a fork's price, few enough to keep to the search's time."""
 
 
 class OfflinePolicy:
@@ -67,12 +70,21 @@ class OfflinePolicy:
         try:
             generator = self._generators.get(state.task.digest)
             if generator is None:
-                tracer = desk.bench.trace
-                generator = Generator(state.task, tracer) if tracer else Generator(state.task)
+                generator = Generator(state.task, **_helpers(desk))
                 self._generators[state.task.digest] = generator
             return generator.first() if first else generator.improve(_attempts(state))
         except BeyondOffline as error:
             raise BeyondPolicy(str(error)) from error
+
+
+def _helpers(desk: Desk) -> dict[str, Any]:
+    """What the bench does for the generator in other processes."""
+    found: dict[str, Any] = {}
+    if desk.bench.trace is not None:
+        found["tracer"] = desk.bench.trace
+    if desk.bench.estimate is not None:
+        found |= {"estimator": desk.bench.estimate, "batch": BATCH}
+    return found
 
 
 def _proposal(draft: Draft | None, parents: tuple[int, ...]) -> Proposal | None:

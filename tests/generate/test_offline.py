@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from tools.generate import offline
 from tools.generate.errors import BeyondOffline
+from tools.generate.estimate import Estimate, one_by_one
 from tools.generate.offline import Attempt, Draft, Generator
 from tools.generate.schedule import Schedule
 from tools.generate.specify import parse_request
-from tools.task import Evaluation
+from tools.task import Evaluation, TensorSpec
 
 
 def judged(draft: Draft, correct: bool = True) -> Attempt:
@@ -102,3 +106,21 @@ def test_what_is_beyond_says_what_to_do() -> None:
     )
     with pytest.raises(BeyondOffline, match=r"np\.sort.*model policy"):
         Generator(hard)
+
+
+def test_candidates_timed_in_batches_give_the_same_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = parse_request("softmax x 256x512, bfloat16")
+    batches: list[int] = []
+
+    def estimator(sources: Sequence[str], inputs: Sequence[TensorSpec], target: str) -> Sequence[Estimate]:
+        batches.append(len(sources))
+        return one_by_one(sources, inputs, target)
+
+    monkeypatch.setattr(offline, "WORTH_SHARING", 0.0)
+    together = climb(Generator(task, estimator=estimator, batch=4), limit=3)
+    assert [a.draft.kernel.digest for a in together] == [a.draft.kernel.digest for a in climb(Generator(task), limit=3)]
+    assert max(batches) == 4
+    batches.clear()
+    monkeypatch.setattr(offline, "WORTH_SHARING", 1e9)
+    climb(Generator(task, estimator=estimator, batch=4), limit=2)
+    assert batches == []

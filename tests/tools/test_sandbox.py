@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 from tests.tools.tasks import ADD_KERNEL, HEAD
 from tools import sandbox, wire
 from tools.confinement import Limits
-from tools.sandbox import JobFailed, Pool, Worker, WorkerFault
+from tools.generate.estimate import one_by_one
+from tools.sandbox import JobFailed, Lease, Pool, Worker, WorkerFault
 from tools.sim import load_source, simulate
+from tools.task import TensorSpec
 
 SPECS = [{"name": "x", "shape": (192, 96), "dtype": "float32"}] * 2
 SHORT = Limits(seconds=1.5, memory_bytes=512 << 20)
@@ -191,6 +194,60 @@ def test_a_pool_serves_threads_side_by_side() -> None:
         thread.join()
     pool.close()
     assert found == [8] * 4
+
+
+INPUTS = [TensorSpec(name=name, shape=(192, 96), dtype="float32") for name in "xy"]
+FOREVER = HEAD + "def kernel(x, y):\n    while True: pass"
+HOSTILE = HEAD + "def kernel(x, y):\n    return open('/etc/passwd')"
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    found = Pool(2)
+    found.start()
+    yield found
+    found.close()
+
+
+def test_candidates_are_timed_side_by_side_in_their_order(pool: Pool) -> None:
+    padded = [f"{ADD_KERNEL.source}\n# {i}" for i in range(5)]
+    sources = [padded[0], HEAD + "def kernel(x, y):\n    return x.no_such_thing", *padded[1:]]
+    for _ in range(2):  # the second time both workers are there
+        found = pool.estimate(sources, INPUTS, "trn2")
+        alone = one_by_one(sources, INPUTS, "trn2")
+        assert [e.latency_us for e in found] == [e.latency_us for e in alone]
+        assert found[1].latency_us is None
+        assert "no_such_thing" in found[1].reason
+
+
+def test_a_candidate_that_takes_its_process_down_costs_the_others_nothing(pool: Pool) -> None:
+    found = pool.estimate([ADD_KERNEL.source, FOREVER, ADD_KERNEL.source, HOSTILE], INPUTS, "trn2", SHORT)
+    assert found[0].latency_us == found[2].latency_us
+    assert found[0].latency_us is not None
+    assert "did not finish within 1.5 s" in found[1].reason
+    assert found[3].latency_us is None
+    assert "open" in found[3].reason
+
+
+def test_a_lease_ends_its_own_jobs_only(pool: Pool) -> None:
+    mine, other = Lease(pool), Lease(pool)
+    failed: list[str] = []
+
+    def work() -> None:
+        with mine.worker() as worker, pytest.raises(JobFailed) as caught:
+            worker.record(FOREVER, "kernel", SPECS, "trn2", limits=Limits(seconds=30))
+        failed.append(caught.value.kind)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    with other.worker() as worker:
+        time.sleep(0.5)
+        mine.interrupt()
+        thread.join(10)
+        assert failed == ["stopped"]
+        assert len(worker.record(ADD_KERNEL.source, "kernel", SPECS, "trn2").program.trace) == 8
+    with mine.worker() as worker:  # what was ended is over: the lease goes on
+        assert worker.lint("x = 1") == ()
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -7,14 +7,12 @@ looked up by the request's words.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-
 from tools.generate.errors import BeyondOffline
+from tools.generate.estimate import Estimator, one_by_one
 from tools.generate.graph import Graph
 from tools.generate.moves import Move, Space
 from tools.generate.plan import Plan, defer_row_scales, make_plan
@@ -22,8 +20,7 @@ from tools.generate.render import Rendered, render
 from tools.generate.roofline import Roofline, output_dtypes, roofline
 from tools.generate.schedule import MatmulSchedule, PlanName, Schedule
 from tools.generate.tracing import trace_reference
-from tools.sim import KernelError, UnsupportedError, load_source, machine, simulate
-from tools.sim.timing.allocation import peak_usage
+from tools.sim import machine
 from tools.task import Evaluation, Kernel, Task
 
 _PLAN_CHANGES: dict[PlanName, str] = {
@@ -31,6 +28,9 @@ _PLAN_CHANGES: dict[PlanName, str] = {
     "deferred": "Moved per-row factors behind the matmul, where emptying PSUM applies them for free",
     "apart": "Wrote the matmul's left operand to HBM first",
 }
+
+WORTH_SHARING = 0.02
+"""Seconds that a candidate must take for a batch to be handed to the estimator."""
 
 Tracer = Callable[[str, str, Sequence[Mapping[str, Any]]], dict[str, Any]]
 """`trace_reference` or something that runs it elsewhere, such as a sandboxed worker."""
@@ -74,12 +74,23 @@ class Generator:
         tracer: traces the reference; pass one that runs in a sandbox when the reference is foreign code.
         slice_seconds: time that one call of `improve` may spend on simulating candidates.
         least_gain: relative gain below which a change isn't worth an evaluation.
+        estimator: times a batch of candidates without data, as several processes may; used where candidates take long.
+        batch: candidates that are timed at once.
     """
 
     def __init__(
-        self, task: Task, tracer: Tracer = trace_reference, *, slice_seconds: float = 6.0, least_gain: float = 0.005
+        self,
+        task: Task,
+        tracer: Tracer = trace_reference,
+        *,
+        slice_seconds: float = 6.0,
+        least_gain: float = 0.005,
+        estimator: Estimator = one_by_one,
+        batch: int = 1,
     ) -> None:
         self.task = task
+        self._estimator, self.batch = estimator, batch
+        self._each = 0.0
         self.slice_seconds, self.least_gain = slice_seconds, least_gain
         self.machine = machine(task.target)
         specs = [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype} for s in task.inputs]
@@ -185,8 +196,7 @@ class Generator:
     def _best_step(self, current: _Candidate, deadline: float) -> tuple[_Candidate, str] | None:
         best: tuple[_Candidate, str] | None = None
         limit = current.latency_us * (1 - self.least_gain)
-        for move in self._moves(current.schedule):
-            found = self._try(move.schedule)
+        for move, found in self._tries(self._moves(current.schedule)):
             if found is not None and found.latency_us < limit:
                 best, limit = (found, move.why), found.latency_us
             if time.monotonic() > (deadline if best is not None else deadline + 4 * self.slice_seconds):
@@ -196,8 +206,7 @@ class Generator:
     def _best_pair(self, current: _Candidate, deadline: float) -> tuple[_Candidate, str] | None:
         """Two changes at once, for choices that only pay together; the most promising first steps come first."""
         firsts = []
-        for move in self._moves(current.schedule):
-            found = self._try(move.schedule)
+        for move, found in self._tries(self._moves(current.schedule)):
             if found is not None:
                 firsts.append((found.latency_us, move))
             if time.monotonic() > deadline:
@@ -207,8 +216,7 @@ class Generator:
         for latency, first in firsts[:12]:
             if latency > 1.5 * current.latency_us:
                 break
-            for second in self._moves(first.schedule):
-                found = self._try(second.schedule)
+            for second, found in self._tries(self._moves(first.schedule)):
                 if found is not None and found.latency_us < limit:
                     return found, f"{first.why}; {second.why[0].lower()}{second.why[1:]}"
                 if time.monotonic() > deadline:
@@ -239,37 +247,38 @@ class Generator:
 
     def _try(self, schedule: Schedule) -> _Candidate | None:
         """Render and time a schedule without data; None when it doesn't fit the machine or was judged wrong."""
-        if schedule in self._tried:
-            known = self._tried[schedule]
-            if known is not None and Kernel(source=known.source).digest in self._refused:
-                return None
-            return known
-        found = self._simulate(schedule)
-        self._tried[schedule] = found
-        if found is not None:
-            digest = Kernel(source=found.source).digest
-            self._by_digest.setdefault(digest, found)
-            if digest in self._refused:
-                return None
+        self._measure([schedule])
+        found = self._tried[schedule]
+        if found is not None and Kernel(source=found.source).digest in self._refused:
+            return None
         return found
 
-    def _simulate(self, schedule: Schedule) -> _Candidate | None:
-        rendered = self.render(schedule)
-        arrays = [np.broadcast_to(np.zeros((), _numpy(s.dtype)), s.shape) for s in self.task.inputs]
-        try:
-            result = simulate(load_source(rendered.source, "kernel"), *arrays, target=self.task.target, data=False)
-        except (KernelError, UnsupportedError) as error:
-            self.reason = str(error)
-            return None
-        sbuf, psum, _ = peak_usage(result.trace)
-        if sbuf > self.machine.sbuf_partition_bytes or psum > self.machine.psum_partition_bytes:
-            self.reason = f"{sbuf} bytes of SBUF and {psum} of PSUM a partition are needed"
-            return None
-        bad = next((d for d in result.diagnostics if d.severity == "error"), None)
-        if bad is not None:
-            self.reason = bad.message
-            return None
-        return _Candidate(schedule, rendered.source, result.latency_us)
+    def _measure(self, schedules: Sequence[Schedule]) -> None:
+        """Have all of these timed that weren't yet."""
+        new = [s for s in dict.fromkeys(schedules) if s not in self._tried]
+        if not new:
+            return
+        sources = [self.render(s).source for s in new]
+        started = time.perf_counter()
+        # Quick candidates cost less than handing them to other processes does.
+        timed = self._estimator if len(new) > 1 and self._each >= WORTH_SHARING else one_by_one
+        estimates = timed(sources, self.task.inputs, self.task.target)
+        self._each = (time.perf_counter() - started) / len(new)
+        for schedule, source, estimate in zip(new, sources, estimates):
+            if estimate.latency_us is None:
+                self.reason = estimate.reason
+                self._tried[schedule] = None
+                continue
+            found = _Candidate(schedule, source, estimate.latency_us)
+            self._tried[schedule] = found
+            self._by_digest.setdefault(Kernel(source=source).digest, found)
+
+    def _tries(self, moves: Sequence[Move]) -> Iterator[tuple[Move, _Candidate | None]]:
+        """Each move with its candidate, timed a batch at a time."""
+        for start in range(0, len(moves), self.batch):
+            some = moves[start : start + self.batch]
+            self._measure([m.schedule for m in some])
+            yield from ((m, self._try(m.schedule)) for m in some)
 
     def render(self, schedule: Schedule) -> Rendered:
         """Source for one schedule of this task."""
@@ -278,8 +287,3 @@ class Generator:
 
     def _draft(self, found: _Candidate, change: str) -> Draft:
         return Draft(Kernel(source=found.source), change, found.schedule.describe())
-
-
-def _numpy(dtype: str) -> np.dtype[Any]:
-    extra = {"bfloat16": ml_dtypes.bfloat16, "float8_e4m3": ml_dtypes.float8_e4m3, "float8_e5m2": ml_dtypes.float8_e5m2}
-    return np.dtype(extra.get(dtype, dtype))
