@@ -49,7 +49,7 @@ def converse(conversation: Conversation, runs: Runs) -> int:
     while (line := _read(interactive)) is not None:
         if not line.strip():
             continue
-        if line.strip().lower() in ("quit", "exit", "bye"):
+        if line.strip().lower().lstrip("/:") in ("quit", "q", "exit", "bye"):
             break
         if not interactive:
             console.print(f"> {line.strip()}", style="bold", highlight=False, markup=False)

@@ -158,3 +158,11 @@ def test_the_kernel_is_saved(make_runs, tmp_path, monkeypatch, capsys) -> None:
     assert converse(Conversation(runs, RunRequest(request="(chat)")), runs) == 0
     assert (tmp_path / "out" / "kernel.py").read_text().strip()
     assert "saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["quit", "/quit", ":q", "Exit"])
+def test_ways_to_leave(make_runs, line: str, monkeypatch, capsys) -> None:
+    runs = make_runs(GrammarPolicy([100.0]), polish_attempts=1)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\nsoftmax, x 512x1024, float32, trn2\n"))
+    assert converse(Conversation(runs, RunRequest(request="(chat)")), runs) == 0
+    assert "softmax" not in capsys.readouterr().out

@@ -99,6 +99,12 @@ def test_advice_is_ranked_by_proven_gain_and_serialises() -> None:
     assert json.loads(json.dumps([a.to_json() for a in found]))[0]["rule"] == found[0].rule
 
 
+def test_one_stall_is_no_plural() -> None:
+    found = RULES["P1"](Case(observed(PAIRS["V11"].clean, PAIRS["V11"])))
+    assert found is not None
+    assert " us in 1 stall; " in found.evidence
+
+
 def test_an_unknown_rule_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rule 'X9'"):
         advise(observed(PAIRS["D1"].clean, PAIRS["D1"]), rules=("X9",))

@@ -7,6 +7,7 @@ import pytest
 
 from tests.insight.conftest import BLOCKED, record
 from tests.insight.rule_kernels import PAIRS, source
+from tests.insight.test_rules import observed
 from tools.insight import unwritten_reads
 from tools.library import load
 from tools.sandbox import Worker
@@ -52,9 +53,7 @@ def test_scratch_tensors_in_hbm_count_too() -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_clean_rule_kernels_read_nothing_unwritten(name: str) -> None:
-    pair = PAIRS[name]
-    x, w = np.zeros(pair.x, np.float32), np.zeros(pair.w, np.float32)
-    assert unwritten_reads(record(source(pair.clean), x, w, target=pair.target).trace) == ()
+    assert unwritten_reads(observed(PAIRS[name].clean, PAIRS[name]).trace) == ()
 
 
 def test_accumulation_into_a_new_bank_isnt_a_read() -> None:

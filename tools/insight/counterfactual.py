@@ -293,6 +293,11 @@ def all_stalls_removed(observed: Observed) -> Counterfactual:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 gap`, `2 gaps`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def describe_tiles(observed: Observed, buffers: list[int]) -> str:
     """Tiles by the lines that allocate them, in words."""
     places: dict[int, int] = {}

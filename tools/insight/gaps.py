@@ -222,7 +222,7 @@ def _cause(
         opcode = str(names[int(counts.argmax())])
     where, other = observed.where(line), observed.where(there) if there >= 0 else ""
     share = us / idle_us if idle_us else 0.0
-    lead = f"{us:.2f} us ({share:.0%} of its idle time, {count} gaps)"
+    lead = f"{us:.2f} us ({share:.0%} of its idle time, {what_if.counted(count, 'gap')})"
     if kind == Wait.NONE:
         sentence = (
             f"{lead} passed between instructions of {where} and the ones before them, without waiting for anyone."
@@ -241,7 +241,7 @@ def _folded(causes: tuple[IdleCause, ...], limit: int) -> tuple[IdleCause, ...]:
     """The largest `limit - 1` causes and one that sums up the rest."""
     kept, rest = causes[: limit - 1], causes[limit - 1 :]
     us = sum(c.us for c in rest)
-    text = f"{us:.2f} us in {sum(c.count for c in rest)} gaps of {len(rest)} smaller causes."
+    text = f"{us:.2f} us in {what_if.counted(sum(c.count for c in rest), 'gap')} of {what_if.counted(len(rest), 'smaller cause')}."
     other = IdleCause(
         "other", us, sum(c.share for c in rest), sum(c.count for c in rest), -1, "", "", -1, "", "", "", text
     )

@@ -108,7 +108,7 @@ def dma_gap(case: Case) -> Advice | None:
     return Advice(
         "D13",
         "All DMA engines pause.",
-        f"{total / 1e3:.2f} us in {int(mine.sum())} gaps; the DMA of {here} that ends the longest ({float(gap[mine].max()) / 1e3:.2f} "
+        f"{total / 1e3:.2f} us in {what_if.counted(int(mine.sum()), 'gap')}; the DMA of {here} that ends the longest ({float(gap[mine].max()) / 1e3:.2f} "
         f"us) waited for {seen.opcode[waited]} at {there}, which {why[Wait(int(timeline.wait[first]))]}.",
         "start from that wait: another buffer for its tile, or the transfer issued before the work that it waits for.",
         case.numbers([int(seen.line[first]), int(seen.line[waited])]),

@@ -75,7 +75,7 @@ def waits_for_loads(case: Case) -> Advice | None:
     return Advice(
         "P1",
         "Engines wait for loads.",
-        f"{_waited(case, rows) / 1e3:.2f} us in {len(rows)} stalls; mostly {text}.",
+        f"{_waited(case, rows) / 1e3:.2f} us in {what_if.counted(len(rows), 'stall')}; mostly {text}.",
         "prefetch: give the tile two or three buffers and issue its load an iteration earlier.",
         case.numbers(lines),
         case.prove(trial),
@@ -96,7 +96,7 @@ def waits_for_engine(case: Case) -> Advice | None:
     return Advice(
         "P2",
         "Engines wait for each other's results.",
-        f"{_waited(case, rows) / 1e3:.2f} us in {len(rows)} stalls; mostly {text}.",
+        f"{_waited(case, rows) / 1e3:.2f} us in {what_if.counted(len(rows), 'stall')}; mostly {text}.",
         "cut the work into slices so that the producer works on the next slice meanwhile, or interleave two tiles.",
         case.numbers(lines),
         case.prove(lambda: what_if.stall_removed(seen, _same(case, waiting), _same(case, waited), change)),
@@ -122,7 +122,7 @@ def psum_turns(case: Case) -> Advice | None:
     return Advice(
         "P3",
         "The Tensor Engine stops at every output tile until PSUM is emptied.",
-        f"{_waited(case, rows) / 1e3:.2f} us in {len(rows)} stalls; mostly {text}.",
+        f"{_waited(case, rows) / 1e3:.2f} us in {what_if.counted(len(rows), 'stall')}; mostly {text}.",
         "rotate two or more PSUM tiles (a new one per iteration) and evict with whichever engine is free.",
         case.numbers(case.heaviest(waiting) + case.heaviest(waited)),
         case.prove(trial),
@@ -145,7 +145,7 @@ def reused_tile(case: Case) -> Advice | None:
     return Advice(
         "P5",
         "Iterations wait for each other because they share a tile.",
-        f"{_waited(case, rows) / 1e3:.2f} us in {len(rows)} waits to overwrite a tile that is still read, the longest at "
+        f"{_waited(case, rows) / 1e3:.2f} us in {what_if.counted(len(rows), 'wait')} to overwrite a tile that is still read, the longest at "
         f"{seen.where(int(seen.line[first]))} for {seen.where(int(seen.line[timeline.waited_for[first]]))}; "
         f"tiles of {case.places(lines[:3])}.",
         "allocate the tile inside the loop (or rotate two), so that iterations overlap.",
@@ -170,7 +170,7 @@ def space_waits(case: Case) -> Advice | None:
     return Advice(
         "P6",
         "SBUF is full: new tiles wait until old ones are done.",
-        f"{_waited(case, rows) / 1e3:.2f} us in {len(rows)} waits, mostly at {case.places(lines)}.",
+        f"{_waited(case, rows) / 1e3:.2f} us in {what_if.counted(len(rows), 'wait')}, mostly at {case.places(lines)}.",
         "use smaller blocks, shorten live ranges, or keep fewer tiles in flight.",
         case.numbers(lines),
         case.prove(lambda: what_if.space_free(seen)),
@@ -188,7 +188,7 @@ def port_conflicts(case: Case) -> Advice | None:
     return Advice(
         "P7",
         "Engines take turns at a shared memory port.",
-        f"{_waited(case, rows) / 1e3:.2f} us in {len(rows)} waits at {case.places(lines)}: on {case.seen.machine.name} Vector "
+        f"{_waited(case, rows) / 1e3:.2f} us in {what_if.counted(len(rows), 'wait')} at {case.places(lines)}: on {case.seen.machine.name} Vector "
         f"and GpSimd share a port to SBUF, and Vector and Scalar one to PSUM.",
         "let only one of the two engines work there at a time, e.g. move elementwise work to the Scalar Engine.",
         case.numbers(lines),
@@ -213,7 +213,7 @@ def trigger_bound(case: Case) -> Advice | None:
     return Advice(
         "P8",
         f"The {ENGINE_NAMES[engine]} Engine is busy triggering DMAs.",
-        f"{len(rows)} triggers at {case.places(lines)} take {spent / 1e3:.2f} us ({case.share(spent):.0%} of the latency).",
+        f"{what_if.counted(len(rows), 'trigger')} at {case.places(lines)} took {spent / 1e3:.2f} us ({case.share(spent):.0%} of the latency).",
         "make fewer, larger DMAs, or spread them over several trigger engines (or name none).",
         case.numbers(lines),
         case.prove(lambda: what_if.spread_triggers(seen, rows)),

@@ -74,7 +74,7 @@ def psum_full(case: Case) -> Advice | None:
     return Advice(
         "E9",
         "PSUM is over-subscribed: all banks are taken.",
-        f"{waited / 1e3:.2f} us in {len(rows)} waits at {case.places(lines)} for one of {banks} banks of 2 KiB a partition, until "
+        f"{waited / 1e3:.2f} us in {what_if.counted(len(rows), 'wait')} at {case.places(lines)} for one of {banks} banks of 2 KiB a partition, until "
         f"{case.places(held)} is done with an older tile.",
         "keep fewer or smaller tiles in PSUM at once: evict each as soon as its sum is complete, on whichever engine is free.",
         case.numbers(lines + held),
@@ -95,7 +95,7 @@ def psum_port(case: Case) -> Advice | None:
     return Advice(
         "V10",
         "The Vector and Scalar Engines take turns at PSUM.",
-        f"{float(timeline.waited_ns[rows].sum()) / 1e3:.2f} us in {len(rows)} waits at {case.places(lines)}; on "
+        f"{float(timeline.waited_ns[rows].sum()) / 1e3:.2f} us in {what_if.counted(len(rows), 'wait')} at {case.places(lines)}; on "
         f"{seen.machine.name} only one of the two reaches PSUM at a time.",
         "let one engine copy tiles out of PSUM and the other work in SBUF.",
         case.numbers(lines),
