@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools import draws
-from tools.insight import Location, Observed, PrecisionReport, TraceError, locate, precision_report, unwritten_reads
+from tools.insight import (
+    Location,
+    Observed,
+    PrecisionReport,
+    TraceError,
+    locate,
+    precision_report,
+    unwritten_outputs,
+    unwritten_reads,
+)
 from tools.program import Malformed, Program
 from tools.sandbox import JobFailed, Worker, borrowed
 from tools.sim.errors import KernelError, UnsupportedError
@@ -78,7 +87,10 @@ def profile_kernel(
         seen = Observed.of(trace, machine(target))
     except (TraceError, UnsupportedError) as error:
         raise RequestError(f"{filename}: {error}") from error
-    streamed = [Finding(**d.to_json()) for d in (*unwritten_reads(trace), *hazards(trace, machine(target)))]
+    streamed = [
+        Finding(**d.to_json())
+        for d in (*unwritten_reads(trace), *unwritten_outputs(trace), *hazards(trace, machine(target)))
+    ]
     findings = {str(f): f for f in (*recorded.findings, *streamed) if f.severity != "note"}
     title = f"{filename}:{kernel.function}"
     return Profiled(title, replace(program, trace=trace), seen, tuple(findings.values()))

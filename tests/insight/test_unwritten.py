@@ -8,7 +8,7 @@ import pytest
 from tests.insight.conftest import BLOCKED, record
 from tests.insight.rule_kernels import PAIRS, source
 from tests.insight.test_rules import observed
-from tools.insight import unwritten_reads
+from tools.insight import unwritten_outputs, unwritten_reads
 from tools.library import load
 from tools.sandbox import Worker
 from tools.sim.instruction import Trace
@@ -60,6 +60,35 @@ def test_accumulation_into_a_new_bank_isnt_a_read() -> None:
     assert (
         unwritten_reads(record(BLOCKED, np.zeros((256, 256), np.float32), np.zeros((256, 512), np.float32)).trace) == ()
     )
+
+
+RAGGED = """
+out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+for i in range(x.shape[1] // {width}):
+    t = nl.ndarray((128, {width}), dtype=x.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=t, src=x[:, i*{width}:(i+1)*{width}])
+    nisa.dma_copy(dst=out[:, i*{width}:(i+1)*{width}], src=t)
+return out
+"""
+
+
+def test_an_output_that_the_stores_cant_fill_is_named() -> None:
+    (found,) = unwritten_outputs(trace(RAGGED.format(width=600)))
+    assert found.code == "KW-OUTPUT-UNWRITTEN"
+    assert "at most 87.9% are written" in found.message
+    assert found.where is not None
+    assert found.where.text.startswith("out = nl.ndarray")
+    assert unwritten_outputs(trace(RAGGED.format(width=512))) == ()
+
+
+@pytest.mark.parametrize("name", ["transpose", "matmul", "layernorm", "rope", "adamw"])
+def test_kernels_of_the_library_fill_their_outputs(name: str) -> None:
+    kernel, task = load(name, None, None)
+    with Worker() as worker:
+        recorded = worker.record(
+            kernel.source, kernel.function, [{"shape": s.shape, "dtype": s.dtype} for s in task.inputs], task.target
+        )
+    assert unwritten_outputs(recorded.program.trace) == ()
 
 
 @pytest.mark.parametrize("name", ["softmax", "attention", "mamba", "matmul_blocked"])

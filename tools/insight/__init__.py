@@ -14,7 +14,7 @@ from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import Observed
 from tools.insight.precision import LinePrecision, PrecisionReport, precision_report
 from tools.insight.soundness import TraceError, check, check_order
-from tools.insight.unwritten import unwritten_reads
+from tools.insight.unwritten import unwritten_outputs, unwritten_reads
 
 __all__ = [
     "RULES",
@@ -37,6 +37,7 @@ __all__ = [
     "lockstep",
     "precision_report",
     "rules",
+    "unwritten_outputs",
     "unwritten_reads",
     "what_if",
 ]

@@ -1,17 +1,20 @@
-"""Reads of memory that nothing wrote before, as far as the recorded stream shows them without values.
+"""Memory that nothing wrote, where it is read or returned, as far as the recorded stream shows that without values.
 
 A trace knows the rectangle that an operand spans, not each element: only a read none of whose rectangle was written is
-reported, so every finding is certain and a tile that was written in part goes unseen (a run on data sees that too).
+reported, and only outputs that the rectangles of all writes can't cover. So every finding is certain, and a tile that was
+written in part goes unseen (a run on data sees that too).
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tools.insight.edits import owners
 from tools.sim.errors import Diagnostic, Severity, SourceRange
-from tools.sim.instruction import Inst, Operand, Trace
+from tools.sim.instruction import BufferInfo, Inst, Operand, Trace
 
 Ints = NDArray[np.int64]
 
@@ -36,6 +39,52 @@ def unwritten_reads(trace: Trace) -> tuple[Diagnostic, ...]:
             if key not in found:
                 found[key] = _warning(trace, line, suspect)
     return tuple(found.values())
+
+
+def unwritten_outputs(trace: Trace) -> tuple[Diagnostic, ...]:
+    """A warning for each tensor in HBM that the kernel allocates, stores to and never reads, but doesn't fill."""
+    operands = trace.operands
+    found = []
+    for info in trace.buffers:
+        if info.space != "shared_hbm" or info.role not in ("shared", "output"):
+            continue
+        mine = operands[operands[:, Operand.BUFFER] == info.id]
+        rows = np.unique(mine[:, Operand.ROW_BYTES])
+        if not len(mine) or (mine[:, Operand.FLAGS] == READ).any() or len(rows) > 1 or rows[0] <= 0:
+            continue
+        share = area(mine[:, Operand.ROW0 : Operand.BYTE1 + 1]) / max(info.row_bytes, 1)
+        if share < 1:
+            found.append(_partly(trace, info, share))
+    return tuple(found)
+
+
+def area(rectangles: Ints) -> int:
+    """Bytes that rectangles cover together; int64 [n, 4] of rows [0, 1) and bytes [2, 3)."""
+    total = 0
+    cuts = np.unique(rectangles[:, :2])
+    for low, high in pairwise(cuts.tolist()):
+        band = rectangles[(rectangles[:, 0] <= low) & (rectangles[:, 1] >= high)]
+        band = band[np.argsort(band[:, 2], kind="stable")]
+        if len(band):
+            reach = np.maximum.accumulate(band[:, 3])
+            before = np.concatenate([band[:1, 2], reach[:-1]])
+            total += int(np.maximum(reach - np.maximum(band[:, 2], before), 0).sum()) * (high - low)
+    return total
+
+
+def _partly(trace: Trace, info: BufferInfo, share: float) -> Diagnostic:
+    file, number = trace.lines[info.line] if 0 <= info.line < len(trace.lines) else ("", 0)
+    text = trace.sources.get(file, "").splitlines()
+    return Diagnostic(
+        code="KW-OUTPUT-UNWRITTEN",
+        message=f"of {info.name or 'an output'} ({'x'.join(map(str, info.shape))} {info.dtype}) at most {share:.1%} are written",
+        severity=Severity.WARNING,
+        where=SourceRange(file, number, text=text[number - 1].strip() if 0 < number <= len(text) else ""),
+        operand=info.name,
+        found=round(share, 4),
+        limit=1.0,
+        fix="store every element; check the loop bounds and the last partial tile",
+    )
 
 
 def _suspects(trace: Trace, owner: Ints, reads: Ints, writes: Ints) -> Ints:

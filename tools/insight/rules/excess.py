@@ -11,6 +11,7 @@ from tools.insight import counterfactual as what_if
 from tools.insight import edits
 from tools.insight.advice import Advice, Case, rule
 from tools.insight.counterfactual import Counterfactual
+from tools.insight.unwritten import area
 from tools.sim.instruction import Inst, Operand
 from tools.sim.timing import Wait, peak_usage
 
@@ -173,9 +174,9 @@ def overlapping_windows(case: Case) -> Advice | None:
         if not 2 <= len(windows) <= MOST_RECTANGLES:
             continue
         rows = seen.owner[mine[position]]
-        area = (windows[:, 1] - windows[:, 0]) * (windows[:, 3] - windows[:, 2])
-        loaded = int(np.minimum(area, seen.trace.column(Inst.BYTES)[rows]).sum())
-        times = loaded / max(_union(windows), 1)
+        sizes = (windows[:, 1] - windows[:, 0]) * (windows[:, 3] - windows[:, 2])
+        loaded = int(np.minimum(sizes, seen.trace.column(Inst.BYTES)[rows]).sum())
+        times = loaded / max(area(windows), 1)
         if times >= WINDOWS and (best is None or times > best[0]):
             best = (times, b, np.sort(rows))
     if best is None:
@@ -204,16 +205,3 @@ def overlapping_windows(case: Case) -> Advice | None:
         case.numbers(lines),
         case.prove(trial),
     )
-
-
-def _union(windows: Ints) -> int:
-    """Area that a set of rectangles (rows [n, 2], bytes [n, 2]) covers."""
-    total = 0
-    for low, high in zip(cuts := np.unique(windows[:, :2]), cuts[1:]):
-        band = windows[(windows[:, 0] <= low) & (windows[:, 1] >= high)]
-        band = band[np.argsort(band[:, 2], kind="stable")]
-        if len(band):
-            reach = np.maximum.accumulate(band[:, 3])
-            before = np.concatenate([band[:1, 2], reach[:-1]])
-            total += int(np.maximum(reach - np.maximum(band[:, 2], before), 0).sum()) * int(high - low)
-    return total
