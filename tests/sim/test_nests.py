@@ -180,11 +180,15 @@ def test_recursion_and_while_are_read() -> None:
         ("range(twice)", None),
         ("range(itself)", None),
         ("tiles", None),
+        ("range(0, M, rows)", 4),
+        ("range(0, K, free)", 1),
+        ("range(odd)", None),
     ],
 )
 def test_trips_follow_from_numbers_and_shapes(header: str, expected: int | None) -> None:
     text = (
         "TILE = 128\ndef kernel(x, tiles):\n    M, K = x.shape\n    twice = 1\n    twice = 2\n    itself = itself + 1\n"
+        "    rows, free, odd = nl.tile_size.pmax, nl.tile_size.gemm_moving_fmax, unknown\n"
         f"    for i in {header}:\n        pass\n"
     )
     (only,) = nests_of(text).loops

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-Value = int | tuple[int, ...]
+Value = int | tuple[int | None, ...]
 Shapes = Mapping[str, tuple[int, ...]]
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
@@ -17,6 +17,9 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+
+_TILE_SIZES = {"pmax": 128, "gemm_stationary_fmax": 128, "gemm_moving_fmax": 512}
+"""Constants of the language that are the same on every generation (NKI language reference, `nl.tile_size`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,10 @@ def _value(node: ast.expr, names: Names, shapes: Shapes, depth: int) -> Value | 
             return found[position] if position < len(found) else None
         case ast.Attribute(value=ast.Name(id=name), attr="shape") if name in names.parameters:
             return shapes.get(name)
+        case ast.Attribute(value=ast.Attribute(attr="tile_size"), attr=limit):
+            return _TILE_SIZES.get(limit)
+        case ast.Tuple(elts=parts):
+            return tuple(number(part) for part in parts)
         case ast.Subscript(value=inner, slice=place):
             outer, index = _value(inner, names, shapes, depth + 1), number(place)
             if isinstance(outer, tuple) and index is not None and -len(outer) <= index < len(outer):
