@@ -228,6 +228,16 @@ def shaped(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return values if values.shape == shape else values.reshape(shape)
 
 
+def _overlaps_itself(tile: Tensor) -> bool:
+    """Whether several elements of a view may share memory, as in a scratch tile that is repeated by stride 0."""
+    reach = 1
+    for stride, n in sorted((abs(s), n) for s, n in zip(tile.strides, tile.shape) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (n - 1)
+    return False
+
+
 def result_room(dst: Tensor, x: NDArray[Any], *lanes: Any) -> NDArray[Any] | None:
     """The memory of a float32 `dst` when a result shaped like `x` may be computed right there, else None.
 
@@ -235,7 +245,7 @@ def result_room(dst: Tensor, x: NDArray[Any], *lanes: Any) -> NDArray[Any] | Non
         lanes: operands that are still read after the first write to it: none of them may lie in the same buffer.
     """
     target = dst.view()
-    if target.dtype != np.float32 or target.shape != x.shape:
+    if target.dtype != np.float32 or target.shape != x.shape or _overlaps_itself(dst):
         return None
     if any(isinstance(lane, Tensor) and lane.buffer is dst.buffer for lane in lanes):
         return None
