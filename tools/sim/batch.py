@@ -24,8 +24,13 @@ from tools.sim.memory import Buffer
 from tools.sim.tensor import Tensor
 
 Table = NDArray[np.int64]
-_ELSEWHERE = frozenset({"collective", "sendrecv", "core_barrier", "register_load", "register_store"})
-"""Instructions whose effect isn't in the operands alone."""
+_ELSEWHERE = frozenset(
+    {
+        "collective", "core_barrier", "nc_stream_shuffle", "nonzero_with_count", "quantize_mx", "register_load",
+        "register_store", "sendrecv",
+    }
+)  # fmt: skip
+"""Instructions whose effect isn't in the operands alone, or that write only some lanes of them."""
 _LANEWISE = frozenset(
     {
         "activation", "dma_copy", "memset", "reciprocal", "scalar_tensor_tensor", "tensor_copy", "tensor_reduce",
