@@ -225,13 +225,8 @@ class _Recording(Core):
         outs: tuple[Tensor, ...],
         ins: tuple[Tensor, ...],
         *,
-        free: int,
-        partitions: int,
-        aux: int = 0,
-        nbytes: int = 0,
-        flags: int = 0,
-        update: bool = False,
         params: dict[str, Any] | None = None,
+        **form: Any,
     ) -> None:
         if op.name == "register_load" and not self.data:
             self.depends_on_data = True
@@ -245,10 +240,7 @@ class _Recording(Core):
                 self._note(op, outs, ins, params)
             except _Opaque as reason:
                 self.opaque = str(reason)
-        super().issue(
-            op, engine, outs, ins, free=free, partitions=partitions, aux=aux, nbytes=nbytes, flags=flags, update=update,
-            params=params,
-        )  # fmt: skip
+        super().issue(op, engine, outs, ins, params=params, **form)
 
     def _note(
         self, op: Opcode, outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], params: dict[str, Any] | None

@@ -193,46 +193,15 @@ class Space:
                                     )
                                 )
                         continue
+                    plain = replace(choice, n_block=block, left=left, right=right, ahead=False, k_block=0)
                     for t in tiles:
-                        found.append(
-                            replace(
-                                choice,
-                                n_block=block,
-                                m_tiles=t,
-                                order="mn",
-                                left=left,
-                                right=right,
-                                ahead=False,
-                                k_block=0,
-                            )
-                        )
+                        found.append(replace(plain, m_tiles=t, order="mn"))
                         if t * -(-block // 512) * f.matmuls <= 6 and f.inner > 2048 and f.left in ("rows", "columns"):
-                            for piece in (512, 1024, 2048):
-                                found.append(
-                                    replace(
-                                        choice,
-                                        n_block=block,
-                                        m_tiles=t,
-                                        order="mn",
-                                        left=left,
-                                        right=right,
-                                        ahead=False,
-                                        k_block=piece,
-                                    )
-                                )
-                    if not f.full_rows:
-                        found.append(
-                            replace(
-                                choice,
-                                n_block=block,
-                                m_tiles=1,
-                                order="nm",
-                                left=left,
-                                right=right,
-                                ahead=False,
-                                k_block=0,
+                            found.extend(
+                                replace(plain, m_tiles=t, order="mn", k_block=piece) for piece in (512, 1024, 2048)
                             )
-                        )
+                    if not f.full_rows:
+                        found.append(replace(plain, m_tiles=1, order="nm"))
 
         yield from sorted(found, key=lambda s: estimate_us(s, f, self.machine))
 

@@ -95,13 +95,9 @@ class RecordingCore(Core):
         outs: tuple[Tensor, ...],
         ins: tuple[Tensor, ...],
         *,
-        free: int,
-        partitions: int,
-        aux: int = 0,
-        nbytes: int = 0,
-        flags: int = 0,
         update: bool = False,
         params: dict[str, Any] | None = None,
+        **form: Any,
     ) -> None:
         recorder = self.recorder
         assert recorder is not None
@@ -123,10 +119,7 @@ class RecordingCore(Core):
                     self.partly.pop(buffer.id, None)
         recorder.steps.append(Step(op, outs, ins, params))
         recorder.offsets.extend([tensor.offset for tensor in (*outs, *ins)])
-        super().issue(
-            op, engine, outs, ins, free=free, partitions=partitions, aux=aux, nbytes=nbytes, flags=flags, update=update,
-            params=params,
-        )  # fmt: skip
+        super().issue(op, engine, outs, ins, update=update, params=params, **form)
 
 
 class _ValueCore(Core):
@@ -155,6 +148,7 @@ class Values:
         self.count = trace.instructions[:, Inst.OPERANDS]
         self.buffer_of = trace.operands[:, Operand.BUFFER]
         self.offsets: Table = np.frombuffer(recorder.offsets, np.int64) if recorder.offsets else np.empty(0, np.int64)
+        self.written = set(self.buffer_of[(trace.operands[:, Operand.FLAGS] & 1) != 0].tolist())
         self.memory: dict[int, tuple[Buffer, int]] = {}
         self.types: dict[str, DType] = {}
         self.inputs: dict[int, NDArray[Any]] = {}
@@ -181,10 +175,9 @@ class Values:
     def run(self, keep: list[int]) -> None:
         """Compute everything; buffers `keep` survive to be read."""
         self.kept.update(keep)
-        written = set(self.buffer_of[(self.trace.operands[:, Operand.FLAGS] & 1) != 0].tolist())
         for number, array in self.core.arrays.items():
             info = self.trace.buffers[number]
-            usable = array.flags.c_contiguous and number not in written
+            usable = array.flags.c_contiguous and number not in self.written
             held = array if usable else np.array(array, order="C", copy=True)
             self.inputs[number] = held
             buffer = self._buffer(info, 1)
@@ -199,9 +192,8 @@ class Values:
 
     def write_back(self) -> None:
         """Bring what the kernel wrote to its arguments home to the caller's arrays."""
-        written = set(self.buffer_of[(self.trace.operands[:, Operand.FLAGS] & 1) != 0].tolist())
         for number, array in self.core.arrays.items():
-            if number in written and array.flags.writeable and self.trace.buffers[number].role == "input":
+            if number in self.written and array.flags.writeable and self.trace.buffers[number].role == "input":
                 array[...] = self.inputs[number].reshape(array.shape)
 
     def home(self, number: int) -> Buffer:

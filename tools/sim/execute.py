@@ -137,20 +137,22 @@ def simulate(
         return made
 
     if batched and loaded.dialect != "nki":
-        return _by_loops(loaded, launch, args, kwargs)
+        if not data:
+            return _by_loops(lambda: _Run(loaded, launch()), args, kwargs)
+        result = _by_batches(loaded, launch, args, kwargs) if precision == "hardware" else None
+        if result is not None:
+            return result
     return _Run(loaded, launch()).execute(args, kwargs)
 
 
 def _by_loops(
-    loaded: LoadedKernel, launch: Callable[[], Launch], args: tuple[Any, ...], kwargs: dict[str, Any]
+    make: Callable[[], _Run], args: tuple[Any, ...], kwargs: dict[str, Any], keep_steps: bool = False
 ) -> SimResult:
-    """Run a Beta-1 kernel whose uniform loops are recorded once; a loop that proves uneven is iterated in full."""
+    """Run a kernel whose uniform loops are recorded once; a loop that proves uneven is iterated in full."""
     uneven: list[Any] = []
-    if launch().options.data:
-        return _by_batches(loaded, launch, args, kwargs) or _Run(loaded, launch()).execute(args, kwargs)
     while True:
-        run = _Run(loaded, launch())
-        run.core.recorder = LoopRecorder(run.core, uneven)
+        run = make()
+        run.core.recorder = LoopRecorder(run.core, uneven, keep_steps)
         try:
             return run.execute(args, kwargs)
         except NotUniform as found:
@@ -161,18 +163,10 @@ def _by_batches(
     loaded: LoadedKernel, launch: Callable[[], Launch], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> SimResult | None:
     """Record a launch without data, then compute its values; None when the record doesn't suffice."""
-    uneven: list[Any] = []
-    while True:
-        run = _Batched(loaded, launch())
-        if run.launch.options.precision != "hardware":
-            return None
-        run.recording.recorder = LoopRecorder(run.recording, uneven, keep_steps=True)
-        try:
-            return run.execute(args, kwargs)
-        except NotUniform as found:
-            uneven.append(found.loop)
-        except (Unrecorded, KernelError, UnsupportedError):
-            return None  # the ordinary run says what there is to say
+    try:
+        return _by_loops(lambda: _Batched(loaded, launch()), args, kwargs, keep_steps=True)
+    except (Unrecorded, KernelError, UnsupportedError):
+        return None  # the ordinary run says what there is to say
 
 
 def _apply_compiler_rules(loaded: LoadedKernel, launch: Launch) -> None:

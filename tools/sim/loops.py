@@ -177,7 +177,6 @@ class LoopRecorder:
         self.skipped = {loop for loop in uneven if uneven.count(loop) > 1}
         self.nests: list[Nest] = []
         self.unproven = False
-        self.derived = False
         self.keep_steps = keep_steps
         self.steps: list[Step | None] = []
         self.offsets = array("q")
@@ -381,7 +380,6 @@ class LoopRecorder:
     def _derive(self, a: _Span, b: _Span, count: int) -> None:
         """Record `count` iterations after b."""
         builder = self.builder
-        self.derived = True
         ahead = list(range(1, count + 1))
         made = b.buffers[1] - b.buffers[0]
         first = len(builder.buffers)
