@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -10,31 +11,13 @@ import numpy as np
 from tools.sim import context, dtypes
 from tools.sim.core import Core, common_flags
 from tools.sim.dtypes import DType
+from tools.sim.frontend.beta1.call import Call
 from tools.sim.frontend.beta1.elementwise import Reduction
 from tools.sim.frontend.beta1.index import Index
-from tools.sim.frontend.beta1.mask import Mask, _aligned, resolve
-from tools.sim.frontend.beta1.movement import (
-    dma_copy,
-    dma_transpose,
-    fitted,
-    in_sbuf,
-    new_tile,
-    source,
-    tile_of,
-    unknown,
-)
+from tools.sim.frontend.beta1.mask import Mask, aligned
+from tools.sim.frontend.beta1.movement import dma_copy, dma_transpose, fitted, in_sbuf, new_tile, source, unknown
 from tools.sim.frontend.beta1.promotion import dtype_of, result_type
-from tools.sim.frontend.beta1.tile import (
-    PSUM_ONLY,
-    SBUF_ONLY,
-    Chooser,
-    LooseTile,
-    Tile,
-    apart,
-    begin,
-    defer,
-    is_empty,
-)
+from tools.sim.frontend.beta1.tile import PSUM_ONLY, SBUF_ONLY, LooseTile, Tile, apart
 from tools.sim.instruction import Engine, Flag
 from tools.sim.isa import control, gather, gpsimd, randomness, scalar, search, select, vector
 from tools.sim.isa import tensor as pe
@@ -42,23 +25,6 @@ from tools.sim.isa.enums import engine as engines
 from tools.sim.isa.enums import reduce_cmd as commands
 from tools.sim.isa.vector import FP32_MIN
 from tools.sim.tensor import Tensor
-
-_FALSE_MIN = FP32_MIN
-
-
-def _type(dtype: Any, default: DType) -> DType:
-    return default if dtype is None else dtype_of(dtype)
-
-
-def _lane(value: Any, chooser: Chooser, name: str, api: str) -> Any:
-    """A scalar operand, or a [P, 1] tile narrowed as the data is."""
-    if isinstance(value, Tensor):
-        tile = tile_of(value, name, api)
-        if isinstance(chooser, np.ndarray) or chooser is None or not chooser:
-            return tile
-        return tile.narrow(chooser)
-    return value
-
 
 # -- Scalar Engine -----------------------------------------------------------------------------------------------------
 
@@ -77,21 +43,15 @@ def activation(
     **kwargs: Any,
 ) -> Any:
     """op(data * scale + bias) on the Scalar Engine, optionally summed over the free dimensions."""
-    unknown("nisa.activation", kwargs)
-    core = begin()
-    tile = tile_of(data, "data", "nisa.activation")
-    chooser = resolve(mask, tile.shape)
-    read = source(tile, chooser)
-    shift, factor = _lane(bias, chooser, "bias", "nisa.activation"), _lane(scale, chooser, "scale", "nisa.activation")
-    total = _lane(reduce_res, chooser, "reduce_res", "nisa.activation")
-    order = reduce_cmd
-    if total is not None and order is commands.idle:
-        order = commands.idle
-
-    def emit(dst: Any) -> None:
-        scalar.activation(dst, op, read, shift, factor, reduce_op, total, order)
-
-    return defer(core, tile.shape, _type(dtype, tile.dtype), emit, explicit=dtype is not None, chooser=chooser)
+    call = Call("nisa.activation", kwargs, mask, dtype)
+    tile, read = call.data(data)
+    shift, factor = call.lane(bias, "bias"), call.lane(scale, "scale")
+    total = call.lane(reduce_res, "reduce_res")
+    return call.result(
+        tile.shape,
+        tile.dtype,
+        lambda dst: scalar.activation(dst, op, read, shift, factor, reduce_op, total, reduce_cmd),
+    )
 
 
 def activation_reduce(
@@ -126,19 +86,9 @@ def activation_reduce(
 
 def tensor_copy(src: Any, *, mask: Any = None, dtype: Any = None, engine: Any = None, **kwargs: Any) -> Any:
     """A copy of a tile, by default in SBUF."""
-    unknown("nisa.tensor_copy", kwargs)
-    core = begin()
-    tile = tile_of(src, "src", "nisa.tensor_copy")
-    chooser = resolve(mask, tile.shape)
-    read = source(tile, chooser)
-    return defer(
-        core,
-        tile.shape,
-        _type(dtype, tile.dtype),
-        lambda dst: vector.tensor_copy(dst, read, engine),
-        explicit=dtype is not None,
-        chooser=chooser,
-    )
+    call = Call("nisa.tensor_copy", kwargs, mask, dtype)
+    tile, read = call.data(src, "src")
+    return call.result(tile.shape, tile.dtype, lambda dst: vector.tensor_copy(dst, read, engine))
 
 
 tensor_copy_dynamic_src = tensor_copy
@@ -148,48 +98,36 @@ def tensor_copy_dynamic_dst(
     *, dst: Any, src: Any, mask: Any = None, dtype: Any = None, engine: Any = None, **kwargs: Any
 ) -> None:
     """Copy a tile to a place whose offset is known only while the kernel runs."""
-    unknown("nisa.tensor_copy_dynamic_dst", kwargs)
-    begin()
-    target, tile = tile_of(dst, "dst", "tensor_copy_dynamic_dst"), tile_of(src, "src", "tensor_copy_dynamic_dst")
-    if dtype is not None and dtype_of(dtype) is not target.dtype:
-        context.fail("KW-DTYPE", f"tensor_copy_dynamic_dst: dst is {target.dtype}, dtype says {dtype}", operand="dtype")
-    chooser = resolve(mask, target.shape)
-    if not is_empty(chooser):
-        vector.tensor_copy(apart(target, chooser), source(tile, chooser), engine)
+    call = Call("nisa.tensor_copy_dynamic_dst", kwargs, mask, dtype)
+    _, into = call.into(dst)
+    tile = call.tile(src, "src")
+    if not call.empty:
+        vector.tensor_copy(into, source(tile, call.chooser), engine)
 
 
 def memset(shape: Any, value: Any, dtype: Any, *, mask: Any = None, engine: Any = None, **kwargs: Any) -> Any:
     """A tile filled with one value; the first dimension is the partition dimension."""
-    unknown("nisa.memset", kwargs)
-    core = begin()
-    sizes = tuple(context.index_value(n) for n in shape)
-    chooser = resolve(mask, sizes)
     kind = dtype_of(dtype)
+    call = Call("nisa.memset", kwargs, mask, kind)
+    sizes = tuple(context.index_value(n) for n in shape)
+    call.over(sizes)
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
-    return defer(core, sizes, kind, lambda dst: vector.memset(dst, value, engine), explicit=True, chooser=chooser)
+    return call.result(sizes, kind, lambda dst: vector.memset(dst, value, engine))
 
 
 def tensor_tensor(
     data1: Any, data2: Any, op: Any, *, dtype: Any = None, mask: Any = None, engine: Any = None, **kwargs: Any
 ) -> Any:
     """data1 op data2, elementwise over tiles of equal shape."""
-    unknown("nisa.tensor_tensor", kwargs)
-    core = begin()
-    a, b = tile_of(data1, "data1", "nisa.tensor_tensor"), tile_of(data2, "data2", "nisa.tensor_tensor")
+    call = Call("nisa.tensor_tensor", kwargs, mask, dtype)
+    a, b = call.tile(data1, "data1"), call.tile(data2, "data2")
     shape = a.shape
     if b.shape != shape:
         a, b, shape = _same_shape(a, b)
-    chooser = resolve(mask, shape)
-    left, right = source(a, chooser), source(b, chooser)
-    return defer(
-        core,
-        shape,
-        result_type(dtype, a, b),
-        lambda dst: vector.tensor_tensor(dst, left, right, op, engine),
-        explicit=dtype is not None,
-        chooser=chooser,
-    )
+    call.over(shape)
+    left, right = source(a, call.chooser), source(b, call.chooser)
+    return call.result(shape, result_type(dtype, a, b), lambda dst: vector.tensor_tensor(dst, left, right, op, engine))
 
 
 def _same_shape(a: Tile, b: Tile) -> tuple[Tile, Tile, tuple[int, ...]]:
@@ -226,21 +164,14 @@ def tensor_scalar(
     **kwargs: Any,
 ) -> Any:
     """(data op0 operand0) op1 operand1, with operands that are numbers or [P, 1] tiles."""
-    unknown("nisa.tensor_scalar", kwargs)
-    core = begin()
-    api = "nisa.tensor_scalar"
-    tile = tile_of(data, "data", api)
-    chooser = resolve(mask, tile.shape)
-    read = source(tile, chooser)
-    a, b = _lane(operand0, chooser, "operand0", api), _lane(operand1, chooser, "operand1", api)
+    call = Call("nisa.tensor_scalar", kwargs, mask, dtype)
+    tile, read = call.data(data)
+    a, b = call.lane(operand0, "operand0"), call.lane(operand1, "operand1")
     given = [v for v in (operand0, operand1) if v is not None]
-    return defer(
-        core,
+    return call.result(
         tile.shape,
         result_type(dtype, tile, *given),
         lambda dst: vector.tensor_scalar(dst, read, op0, a, reverse0, op1, b, reverse1, engine),
-        explicit=dtype is not None,
-        chooser=chooser,
     )
 
 
@@ -259,24 +190,19 @@ def scalar_tensor_tensor(
     **kwargs: Any,
 ) -> Any:
     """(data op0 operand0) op1 operand1, where operand0 is a number or a [P, 1] tile and operand1 a tile."""
-    unknown("nisa.scalar_tensor_tensor", kwargs)
-    core = begin()
-    api = "nisa.scalar_tensor_tensor"
-    tile, other = tile_of(data, "data", api), tile_of(operand1, "operand1", api)
+    call = Call("nisa.scalar_tensor_tensor", kwargs, mask, dtype)
+    tile, other = call.tile(data, "data"), call.tile(operand1, "operand1")
     if prod(other.shape) == other.shape[0] and prod(tile.shape) != tile.shape[0]:
         return tensor_scalar(
             data, op0, operand0, reverse0, op1, operand1, reverse1, dtype=dtype, mask=mask, engine=engine
         )
-    chooser = resolve(mask, tile.shape)
-    read, second = source(tile, chooser), source(other, chooser)
-    a = _lane(operand0, chooser, "operand0", api)
-    return defer(
-        core,
+    call.over(tile.shape)
+    read, second = source(tile, call.chooser), source(other, call.chooser)
+    a = call.lane(operand0, "operand0")
+    return call.result(
         tile.shape,
         result_type(dtype, tile, operand0, other),
         lambda dst: vector.scalar_tensor_tensor(dst, read, op0, a, op1, second, reverse0, reverse1, engine),
-        explicit=dtype is not None,
-        chooser=chooser,
     )
 
 
@@ -293,15 +219,12 @@ def tensor_reduce(
     **kwargs: Any,
 ) -> Any:
     """Reduction along free dimensions."""
-    unknown("nisa.tensor_reduce", kwargs)
-    core = begin()
-    work = Reduction(data, axis, mask, keepdims, "nisa.tensor_reduce")
-    return defer(
-        core,
+    call = Call("nisa.tensor_reduce", kwargs, mask, dtype)
+    work = Reduction(data, axis, mask, keepdims, call.api)
+    return call.result(
         work.shape,
-        _type(dtype, work.data.dtype),
+        work.data.dtype,
         lambda dst: vector.tensor_reduce(dst, op, work.data, work.axes, negate, engine=engine),
-        explicit=dtype is not None,
         chooser=work.chooser,
     )
 
@@ -319,98 +242,58 @@ def tensor_scalar_reduce(
     **kwargs: Any,
 ) -> Any:
     """data op0 operand0, whose reduction over the free dimensions lands in reduce_res."""
-    unknown("nisa.tensor_scalar_reduce", kwargs)
-    core = begin()
-    api = "nisa.tensor_scalar_reduce"
-    tile = tile_of(data, "data", api)
-    chooser = resolve(mask, tile.shape)
-    read = source(tile, chooser)
-    a, total = _lane(operand0, chooser, "operand0", api), _lane(reduce_res, chooser, "reduce_res", api)
-    return defer(
-        core,
+    call = Call("nisa.tensor_scalar_reduce", kwargs, mask, dtype)
+    tile, read = call.data(data)
+    a, total = call.lane(operand0, "operand0"), call.lane(reduce_res, "reduce_res")
+    return call.result(
         tile.shape,
         result_type(dtype, tile, operand0),
         lambda dst: vector.tensor_scalar_reduce(dst, read, op0, a, reduce_op, total, reverse0),
-        explicit=dtype is not None,
-        chooser=chooser,
     )
 
 
 def reciprocal(data: Any, *, dtype: Any = None, mask: Any = None, **kwargs: Any) -> Any:
     """1 / data on the Vector Engine."""
-    unknown("nisa.reciprocal", kwargs)
-    core = begin()
-    tile = tile_of(data, "data", "nisa.reciprocal")
-    chooser = resolve(mask, tile.shape)
-    read = source(tile, chooser)
-    return defer(
-        core,
-        tile.shape,
-        _type(dtype, tile.dtype),
-        lambda dst: vector.reciprocal(dst, read),
-        explicit=dtype is not None,
-        chooser=chooser,
-    )
-
-
-def _rows_of(tile: Tile, chooser: Chooser, api: str) -> Tile:
-    """The partitions of an operand that the mask of another one leaves, whole."""
-    if chooser is None or is_empty(chooser):
-        return tile
-    if isinstance(chooser, np.ndarray):
-        context.unsupported(f"{api} with a mask that is no rectangle")
-    return tile.narrow((chooser[0], *((0, n) for n in tile.shape[1:])))
+    call = Call("nisa.reciprocal", kwargs, mask, dtype)
+    tile, read = call.data(data)
+    return call.result(tile.shape, tile.dtype, lambda dst: vector.reciprocal(dst, read))
 
 
 def _per_row(
-    api: str, data: Any, mask: Any, dtype: Any, columns: int, default: DType | None = None
-) -> tuple[Core, Tile, tuple[int, ...], DType, Chooser]:
-    """What instructions share that leave a few numbers per partition."""
-    core = begin()
-    tile = tile_of(data, "data", api)
-    chooser = resolve(mask, tile.shape)
-    if isinstance(chooser, np.ndarray):
-        context.unsupported(f"{api} with a mask that is no rectangle")
-    rows: Chooser = None
-    if chooser is not None:
-        rows = (chooser[0], (0, columns)) if chooser else ()
-    kind = _type(dtype, default if default is not None else tile.dtype)
-    return core, source(tile, chooser), (tile.shape[0], columns), kind, rows
+    call: Call, data: Any, columns: int, emit: Callable[[Any, Tile], None], default: DType | None = None
+) -> Any:
+    """The result of an instruction that leaves a few numbers per partition."""
+    tile, read = call.data(data, rectangle=True)
+    if call.box:
+        call.chooser = (call.box[0], (0, columns))
+    return call.result((tile.shape[0], columns), default or tile.dtype, lambda dst: emit(dst, read))
 
 
 def bn_stats(data: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     """Six statistics a partition: count, mean, variance*count of even, then of odd elements."""
-    unknown("nisa.bn_stats", kwargs)
-    core, read, shape, kind, rows = _per_row("nisa.bn_stats", data, mask, dtype, 6)
-    return defer(core, shape, kind, lambda dst: vector.bn_stats(dst, read), explicit=dtype is not None, chooser=rows)
+    return _per_row(Call("nisa.bn_stats", kwargs, mask, dtype), data, 6, vector.bn_stats)
 
 
 def bn_aggr(data: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     """Mean and variance a partition, merged from bn_stats triples."""
-    unknown("nisa.bn_aggr", kwargs)
-    core, read, shape, kind, rows = _per_row("nisa.bn_aggr", data, mask, dtype, 2)
-    return defer(core, shape, kind, lambda dst: vector.bn_aggr(dst, read), explicit=dtype is not None, chooser=rows)
+    return _per_row(Call("nisa.bn_aggr", kwargs, mask, dtype), data, 2, vector.bn_aggr)
 
 
 def max8(*, src: Any, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     """The 8 largest values a partition, descending."""
-    unknown("nisa.max8", kwargs)
-    core, read, shape, kind, rows = _per_row("nisa.max8", src, mask, dtype, 8)
-    return defer(core, shape, kind, lambda dst: search.max8(dst, read), explicit=dtype is not None, chooser=rows)
+    return _per_row(Call("nisa.max8", kwargs, mask, dtype), src, 8, search.max8)
 
 
 def nc_find_index8(*, data: Any, vals: Any, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     """Positions of 8 given values a partition."""
-    unknown("nisa.nc_find_index8", kwargs)
-    core, read, shape, kind, rows = _per_row("nisa.nc_find_index8", data, mask, dtype, 8, dtypes.uint32)
-    wanted = source(tile_of(vals, "vals", "nisa.nc_find_index8"), rows)
-    return defer(
-        core,
-        shape,
-        kind,
-        lambda dst: search.nc_find_index8(dst, read, wanted),
-        explicit=dtype is not None,
-        chooser=rows,
+    call = Call("nisa.nc_find_index8", kwargs, mask, dtype)
+    wanted = call.tile(vals, "vals")
+    return _per_row(
+        call,
+        data,
+        8,
+        lambda dst, read: search.nc_find_index8(dst, read, source(wanted, call.chooser)),
+        dtypes.uint32,
     )
 
 
@@ -418,22 +301,11 @@ def nc_match_replace8(
     *, data: Any, vals: Any, imm: Any, dst_idx: Any = None, mask: Any = None, dtype: Any = None, **kwargs: Any
 ) -> Any:
     """data with the first occurrence of each of 8 values a partition replaced."""
-    unknown("nisa.nc_match_replace8", kwargs)
-    core = begin()
-    api = "nisa.nc_match_replace8"
-    tile = tile_of(data, "data", api)
-    chooser = resolve(mask, tile.shape)
-    read = source(tile, chooser)
-    wanted = _rows_of(tile_of(vals, "vals", api), chooser, api)
-    places = _rows_of(tile_of(dst_idx, "dst_idx", api), chooser, api) if dst_idx is not None else None
-    return defer(
-        core,
-        tile.shape,
-        _type(dtype, tile.dtype),
-        lambda dst: search.nc_match_replace8(dst, read, wanted, imm, places),
-        explicit=dtype is not None,
-        chooser=chooser,
-    )
+    call = Call("nisa.nc_match_replace8", kwargs, mask, dtype)
+    tile, read = call.data(data)
+    wanted = call.rows(call.tile(vals, "vals"))
+    places = call.rows(call.tile(dst_idx, "dst_idx")) if dst_idx is not None else None
+    return call.result(tile.shape, tile.dtype, lambda dst: search.nc_match_replace8(dst, read, wanted, imm, places))
 
 
 def tensor_tensor_scan(
@@ -450,20 +322,15 @@ def tensor_tensor_scan(
     **kwargs: Any,
 ) -> Any:
     """r[i] = (data0[i] op0 r[i-1]) op1 data1[i] along the free dimension."""
-    unknown("nisa.tensor_tensor_scan", kwargs)
-    core = begin()
-    api = "nisa.tensor_tensor_scan"
-    a, b = tile_of(data0, "data0", api), tile_of(data1, "data1", api)
-    chooser = resolve(mask, a.shape)
-    first, second = source(a, chooser), source(b, chooser)
-    start = _lane(initial, chooser, "initial", api)
-    return defer(
-        core,
+    call = Call("nisa.tensor_tensor_scan", kwargs, mask, dtype)
+    a, first = call.data(data0, "data0")
+    b = call.tile(data1, "data1")
+    second = source(b, call.chooser)
+    start = call.lane(initial, "initial")
+    return call.result(
         a.shape,
         result_type(dtype, a, b),
         lambda dst: vector.tensor_tensor_scan(dst, first, second, start, op0, op1, reverse0, reverse1),
-        explicit=dtype is not None,
-        chooser=chooser,
     )
 
 
@@ -478,16 +345,12 @@ def tensor_copy_predicated(
     **kwargs: Any,
 ) -> Any:
     """Copy src (a tile or a number) into dst where predicate is not 0; returns dst."""
-    unknown("nisa.tensor_copy_predicated", kwargs)
-    begin()
-    api = "nisa.tensor_copy_predicated"
-    target, pred = tile_of(dst, "dst", api), tile_of(predicate, "predicate", api)
-    if dtype is not None and dtype_of(dtype) is not target.dtype:
-        context.fail("KW-DTYPE", f"{api}: dst is {target.dtype}, dtype says {dtype}", operand="dtype")
-    chooser = resolve(mask, target.shape)
-    if not is_empty(chooser):
-        value = source(tile_of(src, "src", api), chooser) if isinstance(src, Tensor) else src
-        vector.tensor_copy_predicated(apart(target, chooser), value, source(pred, chooser), reverse_pred)
+    call = Call("nisa.tensor_copy_predicated", kwargs, mask, dtype)
+    target, into = call.into(dst)
+    pred = call.read(predicate, "predicate")
+    if not call.empty:
+        value = call.read(src, "src") if isinstance(src, Tensor) else src
+        vector.tensor_copy_predicated(into, value, pred, reverse_pred)
     return target
 
 
@@ -502,29 +365,22 @@ def range_select(
     reduce_res: Any = None,
     reduce_op: Any = np.amax,
     range_start: Any = 0,
-    on_false_value: Any = _FALSE_MIN,
+    on_false_value: Any = FP32_MIN,
     mask: Any = None,
     dtype: Any = None,
     **kwargs: Any,
 ) -> Any:
     """Keep elements whose index lies within per-partition bounds; the rest becomes the smallest float32."""
-    unknown("nisa.range_select", kwargs)
-    core = begin()
-    api = "nisa.range_select"
-    tile = tile_of(on_true_tile, "on_true_tile", api)
-    chooser = resolve(mask, tile.shape)
-    read = source(tile, chooser)
-    low, high = _lane(bound0, chooser, "bound0", api), _lane(bound1, chooser, "bound1", api)
-    total = _lane(reduce_res, chooser, "reduce_res", api)
-    return defer(
-        core,
+    call = Call("nisa.range_select", kwargs, mask, dtype)
+    tile, read = call.data(on_true_tile, "on_true_tile")
+    low, high = call.lane(bound0, "bound0"), call.lane(bound1, "bound1")
+    total = call.lane(reduce_res, "reduce_res")
+    return call.result(
         tile.shape,
-        _type(dtype, tile.dtype),
+        tile.dtype,
         lambda dst: select.range_select(
             dst, read, comp_op0, comp_op1, low, high, reduce_cmd, total, reduce_op, range_start, on_false_value
         ),
-        explicit=dtype is not None,
-        chooser=chooser,
     )
 
 
@@ -543,22 +399,16 @@ def select_reduce(
     **kwargs: Any,
 ) -> None:
     """dst = on_true where predicate is not 0, else on_false; optionally the maximum over the free dimensions."""
-    unknown("nisa.select_reduce", kwargs)
-    begin()
-    api = "nisa.select_reduce"
-    target = tile_of(dst, "dst", api)
-    if dtype is not None and dtype_of(dtype) is not target.dtype:
-        context.fail("KW-DTYPE", f"{api}: dst is {target.dtype}, dtype says {dtype}", operand="dtype")
-    chooser = resolve(mask, target.shape)
-    if is_empty(chooser):
+    call = Call("nisa.select_reduce", kwargs, mask, dtype)
+    _, into = call.into(dst)
+    if call.empty:
         return
-    pred, data = (source(tile_of(v, n, api), chooser) for v, n in ((predicate, "predicate"), (on_true, "on_true")))
     select.select_reduce(
-        apart(target, chooser),
-        pred,
-        data,
-        _lane(on_false, chooser, "on_false", api),
-        _lane(reduce_res, chooser, "reduce_res", api),
+        into,
+        call.read(predicate, "predicate"),
+        call.read(on_true, "on_true"),
+        call.lane(on_false, "on_false"),
+        call.lane(reduce_res, "reduce_res"),
         reduce_cmd,
         reduce_op,
         reverse_pred,
@@ -578,53 +428,31 @@ def tensor_scalar_cumulative(
     **kwargs: Any,
 ) -> None:
     """dst[i] = op1(op0(src[i], imm0), dst[i-1]) along the free dimensions."""
-    unknown("nisa.tensor_scalar_cumulative", kwargs)
-    begin()
-    api = "nisa.tensor_scalar_cumulative"
-    target, data = tile_of(dst, "dst", api), tile_of(src, "src", api)
-    chooser = resolve(mask, target.shape)
-    if not is_empty(chooser):
-        select.tensor_scalar_cumulative(
-            apart(target, chooser),
-            source(data, chooser),
-            op0,
-            op1,
-            _lane(imm0, chooser, "imm0", api),
-            _lane(imm1, chooser, "imm1", api),
-            reduce_cmd,
-        )
+    call = Call("nisa.tensor_scalar_cumulative", kwargs, mask)
+    _, into = call.into(dst)
+    data = call.read(src, "src")
+    if not call.empty:
+        first, second = call.lane(imm0, "imm0"), call.lane(imm1, "imm1")
+        select.tensor_scalar_cumulative(into, data, op0, op1, first, second, reduce_cmd)
 
 
 def dropout(data: Any, prob: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     """data with elements replaced by 0 with probability `prob` (a number or a [P, 1] tile)."""
-    unknown("nisa.dropout", kwargs)
-    core = begin()
-    tile = tile_of(data, "data", "nisa.dropout")
-    chooser = resolve(mask, tile.shape)
-    read, chance = source(tile, chooser), _lane(prob, chooser, "prob", "nisa.dropout")
-    return defer(
-        core,
-        tile.shape,
-        _type(dtype, tile.dtype),
-        lambda dst: randomness.dropout(dst, read, chance),
-        explicit=dtype is not None,
-        chooser=chooser,
-    )
+    call = Call("nisa.dropout", kwargs, mask, dtype)
+    tile, read = call.data(data)
+    chance = call.lane(prob, "prob")
+    return call.result(tile.shape, tile.dtype, lambda dst: randomness.dropout(dst, read, chance))
 
 
 def nc_stream_shuffle(
     src: Any, dst: Any, shuffle_mask: Any, *, dtype: Any = None, mask: Any = None, **kwargs: Any
 ) -> None:
     """dst[32q + i] = src[32q + shuffle_mask[i]] for each quadrant q of partitions."""
-    unknown("nisa.nc_stream_shuffle", kwargs)
-    begin()
-    api = "nisa.nc_stream_shuffle"
-    target, data = tile_of(dst, "dst", api), tile_of(src, "src", api)
-    if dtype is not None and dtype_of(dtype) is not target.dtype:
-        context.fail("KW-DTYPE", f"{api}: dst is {target.dtype}, dtype says {dtype}", operand="dtype")
-    chooser = resolve(mask, target.shape)
-    if not is_empty(chooser):
-        gather.nc_stream_shuffle(apart(target, chooser), source(data, chooser), shuffle_mask)
+    call = Call("nisa.nc_stream_shuffle", kwargs, mask, dtype)
+    _, into = call.into(dst)
+    data = call.read(src, "src")
+    if not call.empty:
+        gather.nc_stream_shuffle(into, data, shuffle_mask)
 
 
 # -- GpSimd Engine -----------------------------------------------------------------------------------------------------
@@ -632,8 +460,8 @@ def nc_stream_shuffle(
 
 def iota(expr: Any, dtype: Any, *, mask: Any = None, **kwargs: Any) -> Any:
     """A tile with the values of an index expression."""
-    unknown("nisa.iota", kwargs)
-    core = begin()
+    kind = dtype_of(dtype)
+    call = Call("nisa.iota", kwargs, mask, kind)
     if not isinstance(expr, Index):
         context.fail(
             "KW-OPERAND-TYPE",
@@ -655,83 +483,59 @@ def iota(expr: Any, dtype: Any, *, mask: Any = None, **kwargs: Any) -> Any:
             operand="expr",
             fix="give it a second axis: nl.arange(n)[None, :]",
         )
-    chooser = resolve(mask, expr.shape)
-    if isinstance(chooser, np.ndarray):
-        context.unsupported("nisa.iota with a mask that is no rectangle")
-    index = expr if not chooser else expr.restrict(chooser)
+    call.over(expr.shape, rectangle=True)
+    index = expr.restrict(call.box) if call.box else expr
     pattern = [[s if n > 1 else 0, n] for s, n in zip(index.steps[1:], index.shape[1:])]
     lanes = index.steps[0] if index.shape[0] > 1 else 0
-    return defer(
-        core,
-        expr.shape,
-        dtype_of(dtype),
-        lambda dst: gpsimd.iota(dst, pattern, index.offset, lanes),
-        spaces=SBUF_ONLY,
-        explicit=True,
-        chooser=chooser,
-    )
+    return call.result(expr.shape, kind, lambda dst: gpsimd.iota(dst, pattern, index.offset, lanes), spaces=SBUF_ONLY)
 
 
 def affine_select(
     pred: Any, on_true_tile: Any, on_false_value: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any
 ) -> Any:
     """on_true_tile where the affine predicate holds, else on_false_value."""
-    unknown("nisa.affine_select", kwargs)
-    core = begin()
-    api = "nisa.affine_select"
-    tile = tile_of(on_true_tile, "on_true_tile", api)
-    chooser = resolve(mask, tile.shape)
-    if isinstance(chooser, np.ndarray):
-        context.unsupported("nisa.affine_select with a mask that is no rectangle")
-    kind = _type(dtype, tile.dtype)
+    call = Call("nisa.affine_select", kwargs, mask, dtype)
+    tile, read = call.data(on_true_tile, "on_true_tile", rectangle=True)
     if isinstance(pred, bool | int | np.bool_):
-        read = source(tile, chooser)
         if pred:
             emit = lambda dst: vector.tensor_copy(dst, read)  # noqa: E731
         else:
             emit = lambda dst: vector.memset(dst, on_false_value)  # noqa: E731
-        return defer(core, tile.shape, kind, emit, explicit=dtype is not None, chooser=chooser)
+        return call.result(tile.shape, tile.dtype, emit)
     if not isinstance(pred, Mask) or len(pred.terms) != 1 or pred.values is not None:
         context.fail(
             "KW-PREDICATE",
-            f"{api}: pred must be one comparison of affine index expressions",
+            f"{call.api}: pred must be one comparison of affine index expressions",
             operand="pred",
             fix="use one comparison without & and |, or nl.where",
         )
     index, comparison = pred.terms[0]
-    steps = _aligned(index.steps, index.shape, tile.shape)
+    steps = aligned(index.steps, index.shape, tile.shape)
     offset = index.offset
     sizes = tile.shape
-    if chooser:
-        offset += sum(s * start for s, (start, _), n in zip(steps, chooser, sizes) if n != 1)
-        sizes = tuple(n if n == 1 else b - a for n, (a, b) in zip(sizes, chooser))
+    if call.box:
+        offset += sum(s * start for s, (start, _), n in zip(steps, call.box, sizes) if n != 1)
+        sizes = tuple(n if n == 1 else b - a for n, (a, b) in zip(sizes, call.box))
     pattern = [[s, n] for s, n in zip(steps[1:], sizes[1:])]
-    read = source(tile, chooser)
 
     def select_affine(dst: Any) -> None:
-        data = in_sbuf(core, read)
-        gpsimd.affine_select(dst, pattern, steps[0], data, float(on_false_value), comparison, offset)
+        held = in_sbuf(call.core, read)
+        gpsimd.affine_select(dst, pattern, steps[0], held, float(on_false_value), comparison, offset)
 
-    return defer(core, tile.shape, kind, select_affine, spaces=SBUF_ONLY, explicit=dtype is not None, chooser=chooser)
+    return call.result(tile.shape, tile.dtype, select_affine, spaces=SBUF_ONLY)
 
 
 def tensor_partition_reduce(op: Any, data: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     """A [1, F...] tile: reduction over partitions."""
-    unknown("nisa.tensor_partition_reduce", kwargs)
-    core = begin()
-    tile = tile_of(data, "data", "nisa.tensor_partition_reduce")
-    chooser = resolve(mask, tile.shape)
-    if isinstance(chooser, np.ndarray):
-        context.unsupported("nisa.tensor_partition_reduce with a mask that is no rectangle")
-    read = source(tile, chooser)
-    return defer(
-        core,
+    call = Call("nisa.tensor_partition_reduce", kwargs, mask, dtype)
+    tile, read = call.data(data, rectangle=True)
+    if call.box:
+        call.chooser = ((0, 1), *call.box[1:])
+    return call.result(
         (1, *tile.shape[1:]),
-        _type(dtype, tile.dtype),
+        tile.dtype,
         lambda dst: gpsimd.tensor_partition_reduce(dst, op, read),
         spaces=SBUF_ONLY,
-        explicit=dtype is not None,
-        chooser=None if chooser is None else () if is_empty(chooser) else ((0, 1), *chooser[1:]),
     )
 
 
@@ -745,18 +549,16 @@ def local_gather(
     **kwargs: Any,
 ) -> Any:
     """Gather within groups of 16 partitions by a common list of indices."""
-    unknown("nisa.local_gather", kwargs)
-    core = begin()
-    api = "nisa.local_gather"
-    data, places = tile_of(src_buffer, "src_buffer", api), tile_of(index, "index", api)
-    if mask is not None and resolve(mask, data.shape) is not None:
-        context.unsupported(f"{api} with a mask")
+    call = Call("nisa.local_gather", kwargs, mask)
+    data, places = call.tile(src_buffer, "src_buffer"), call.tile(index, "index")
+    call.over(data.shape)
+    if call.chooser is not None:
+        context.unsupported(f"{call.api} with a mask")
     per_core = prod(places.shape[1:]) * 16 if num_valid_indices is None else context.index_value(num_valid_indices)
     shape: tuple[int, ...] = (data.shape[0], per_core)
     if num_elem_per_idx != 1:
         shape = (*shape, int(num_elem_per_idx))
-    return defer(
-        core,
+    return call.result(
         shape,
         data.dtype,
         lambda dst: gather.local_gather(dst, data, places, num_elem_per_idx, num_valid_indices),
@@ -766,47 +568,27 @@ def local_gather(
 
 def sequence_bounds(*, segment_ids: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """[start, end) of each element's segment, as a [1, 2, n] tile."""
-    unknown("nisa.sequence_bounds", kwargs)
-    core = begin()
-    ids = tile_of(segment_ids, "segment_ids", "nisa.sequence_bounds")
-    return defer(
-        core,
-        (ids.shape[0], 2, *ids.shape[1:]),
-        _type(dtype, ids.dtype),
-        lambda dst: gather.sequence_bounds(dst, ids),
-        spaces=SBUF_ONLY,
-        explicit=dtype is not None,
-    )
+    call = Call("nisa.sequence_bounds", kwargs, dtype=dtype)
+    ids = call.tile(segment_ids, "segment_ids")
+    shape = (ids.shape[0], 2, *ids.shape[1:])
+    return call.result(shape, ids.dtype, lambda dst: gather.sequence_bounds(dst, ids), spaces=SBUF_ONLY)
 
 
 def gather_flattened(data: Any, indices: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     """Elements of each partition's flattened free dimensions, by an index tile."""
-    unknown("nl.gather_flattened", kwargs)
-    core = begin()
-    api = "nl.gather_flattened"
-    tile, places = tile_of(data, "data", api), tile_of(indices, "indices", api)
-    chooser = resolve(mask, places.shape)
-    if isinstance(chooser, np.ndarray):
-        context.unsupported(f"{api} with a mask that is no rectangle")
-    read = _rows_of(tile, chooser, api)
-    picked = source(places, chooser)
+    call = Call("nl.gather_flattened", kwargs, mask, dtype)
+    tile = call.tile(data, "data")
+    places, picked = call.data(indices, "indices", rectangle=True)
+    read = call.rows(tile)
 
     def emit(dst: Any) -> None:
         wanted = picked
         if wanted.dtype is not dtypes.uint32:
-            wanted = new_tile(core, picked.shape, dtypes.uint32)
+            wanted = new_tile(call.core, picked.shape, dtypes.uint32)
             vector.tensor_copy(wanted, picked)
         gather.nc_n_gather(dst, read, wanted)
 
-    return defer(
-        core,
-        places.shape,
-        _type(dtype, tile.dtype),
-        emit,
-        spaces=SBUF_ONLY,
-        explicit=dtype is not None,
-        chooser=chooser,
-    )
+    return call.result(places.shape, tile.dtype, emit, spaces=SBUF_ONLY)
 
 
 # -- Tensor Engine -----------------------------------------------------------------------------------------------------
@@ -840,26 +622,19 @@ def nc_matmul(
     **kwargs: Any,
 ) -> Any:
     """stationary^T @ moving as a PSUM tile; `psum[...] += nc_matmul(...)` accumulates on the way."""
-    unknown("nisa.nc_matmul", kwargs)
-    core = begin()
-    api = "nisa.nc_matmul"
-    a, b = tile_of(stationary, "stationary", api), tile_of(moving, "moving", api)
+    call = Call("nisa.nc_matmul", kwargs, mask)
+    core = call.core
+    a, b = call.tile(stationary, "stationary"), call.tile(moving, "moving")
     a, b = _operand(core, a, b), _operand(core, b, a)
-    chooser = resolve(mask, b.shape)
-    if isinstance(chooser, np.ndarray):
-        context.unsupported(f"{api} with a mask that is no rectangle")
+    call.over(b.shape, rectangle=True)
     rows = prod(a.shape[1:])
     shape = (rows, *(b.shape[1:] or (1,)))
     if perf_mode is not None and str(getattr(perf_mode, "name", perf_mode)).startswith("double_row"):
         # both operands are [K, 2, F]: the 2 belongs to the contraction
         rows, shape = rows // 2, (rows // 2, prod(b.shape[2:]))
-    out: Chooser = None
-    if chooser is not None:
-        if is_empty(chooser):
-            out = ()
-        else:
-            a, b = a.narrow((chooser[0], *((0, n) for n in a.shape[1:]))), b.narrow(chooser)
-            out = ((0, rows), *chooser[1:])
+    if call.box:
+        a, b = call.rows(a), b.narrow(call.box)
+        call.chooser = ((0, rows), *call.box[1:])
     options: dict[str, Any] = {
         "is_stationary_onezero": is_stationary_onezero,
         "is_moving_onezero": is_moving_onezero,
@@ -883,18 +658,16 @@ def nc_matmul(
         )
         pe.nc_matmul(dst, a, b, accumulate=True if buffer.from_data and not started else None, **options)
 
-    return defer(core, shape, kind, emit, space="psum", spaces=PSUM_ONLY, chooser=out, accumulate=accumulate)
+    return call.result(shape, kind, emit, space="psum", spaces=PSUM_ONLY, accumulate=accumulate)
 
 
 def matmul(x: Any, y: Any, *, transpose_x: bool = False, mask: Any = None, **kwargs: Any) -> Any:
     """x @ y (x^T @ y with transpose_x) as a PSUM tile; x is transposed on the PE first when it must be."""
-    unknown("nl.matmul", kwargs)
-    core = begin()
-    a, b = tile_of(x, "x", "nl.matmul"), tile_of(y, "y", "nl.matmul")
-    a, b = in_sbuf(core, a), in_sbuf(core, b)
+    call = Call("nl.matmul", kwargs)
+    a, b = in_sbuf(call.core, call.tile(x, "x")), in_sbuf(call.core, call.tile(y, "y"))
     if not transpose_x:
-        turned = turn(core, a)
-        held = new_tile(core, turned.shape, a.dtype)
+        turned = turn(call.core, a)
+        held = new_tile(call.core, turned.shape, a.dtype)
         vector.tensor_copy(held, turned)
         a = held
     return nc_matmul(a, b, mask=mask)
@@ -953,42 +726,36 @@ def nc_transpose(data: Any, *, mask: Any = None, dtype: Any = None, engine: Any 
         dtype: another type for the result: one more copy.
         engine: by default Vector for small or PSUM tiles, Tensor otherwise.
     """
-    unknown("nisa.nc_transpose", kwargs)
-    core = begin()
-    tile = tile_of(data, "data", "nisa.nc_transpose")
-    chooser = resolve(mask, tile.shape)
-    if isinstance(chooser, np.ndarray):
-        context.unsupported("nisa.nc_transpose with a mask that is no rectangle")
-    if chooser and tile.ndim != 2:
-        context.unsupported("nisa.nc_transpose of several free dimensions with a mask")
-    read = source(tile, chooser)
+    call = Call("nisa.nc_transpose", kwargs, mask, dtype)
+    core = call.core
+    tile, read = call.data(data, rectangle=True)
+    if call.box and tile.ndim != 2:
+        context.unsupported(f"{call.api} of several free dimensions with a mask")
     p, f = tile.shape[0], prod(tile.shape[1:])
     chosen = engine.value if isinstance(engine, engines) else engine
     on_vector = chosen is Engine.VECTOR or (
-        chosen in (None, Engine.UNKNOWN)
-        and (max(p, f) <= 32 or (not is_empty(chooser) and read.buffer.space == "psum"))
+        chosen in (None, Engine.UNKNOWN) and (max(p, f) <= 32 or (not call.empty and read.buffer.space == "psum"))
     )
-    turned = None if chooser is None else chooser[::-1]
+    if call.box:
+        call.chooser = call.box[::-1]
     if dtype is not None and dtype_of(dtype) is not tile.dtype:
-        kind = dtype_of(dtype)
 
         def cast(dst: Any) -> None:
             between = new_tile(core, (f, p), tile.dtype, "sbuf" if on_vector else "psum")
-            into = apart(between, turned)
+            into = apart(between, call.chooser)
             _transpose(core, into, read, engine)
             vector.tensor_copy(dst, into)
 
-        return defer(core, (f, p), kind, cast, explicit=True, chooser=turned)
+        return call.result((f, p), tile.dtype, cast)
+    call.dtype = None
     if on_vector:
-        return defer(core, (f, p), tile.dtype, lambda dst: _transpose_on_vector(dst, read), chooser=turned)
-    return defer(
-        core,
+        return call.result((f, p), tile.dtype, lambda dst: _transpose_on_vector(dst, read))
+    return call.result(
         (f, p),
         _psum_type(core, tile.dtype),
         lambda dst: _transpose(core, dst, in_sbuf(core, read), engines.tensor),
         space="psum",
         spaces=PSUM_ONLY,
-        chooser=turned,
     )
 
 

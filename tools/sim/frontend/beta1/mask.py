@@ -144,7 +144,7 @@ def resolve(mask: Any, shape: tuple[int, ...]) -> Box | Chosen | None:
     if general:
         not_affine()
     for index, operator in mask.terms:
-        steps = _aligned(index.steps, index.shape, shape)
+        steps = aligned(index.steps, index.shape, shape)
         offset = index.offset
         if operator in ("less", "less_equal"):
             steps, offset = tuple([-s for s in steps]), -offset
@@ -214,7 +214,7 @@ def _equality(
     return None
 
 
-def _aligned(steps: tuple[int, ...], own: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def aligned(steps: tuple[int, ...], own: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Steps of an index seen over a tile of `shape`: axis 0 is the partition of both."""
     steps = tuple([0 if n == 1 else s for n, s in zip(own, steps)])
     grown = len(shape) - len(steps)
