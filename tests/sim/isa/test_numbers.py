@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sim.isa.harness import execute, one, outputs, refused
+from tools.sim.isa.operands import transposed
 
 F = "float32"
 rng = np.random.default_rng(3)
@@ -160,6 +161,14 @@ def test_double_row_contracts_over_two():
 
 
 SPECIAL = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-40, 3.5], np.float32)
+
+
+@pytest.mark.parametrize("pitch", [256, 260, 512, 2048], ids="a row each {} elements".format)
+@pytest.mark.parametrize("shape", [(128, 128), (1, 256), (130, 200), (32, 1)], ids=str)
+def test_a_transpose_is_the_same_however_far_apart_the_rows_lie(shape, pitch):
+    held = np.arange(shape[0] * pitch, dtype=np.float32).reshape(shape[0], pitch)
+    values = held[:, : shape[1]]
+    np.testing.assert_array_equal(transposed(values), values.T)
 
 
 @pytest.mark.parametrize("call", ["nisa.nc_transpose(dst, x)", "nisa.nc_matmul(dst, x, i, is_transpose=True)"])

@@ -13,7 +13,7 @@ from tools.sim.instruction import Engine, Flag, opcode
 from tools.sim.isa.enums import dge_mode as dge
 from tools.sim.isa.enums import engine as engine_enum
 from tools.sim.isa.enums import oob_mode as oob
-from tools.sim.isa.operands import inside, tensor
+from tools.sim.isa.operands import inside, tensor, transposed
 from tools.sim.tensor import Outside, Tensor, to_integer
 
 _TRIGGERS = (Engine.SYNC, Engine.SCALAR, Engine.GPSIMD, Engine.VECTOR, Engine.TENSOR, Engine.UNKNOWN)
@@ -289,7 +289,9 @@ def DMA_TRANSPOSE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], axes: tuple
     """dst = src with its axes permuted."""
     dst, src = outs[0], ins[0]
     if src.rows is None:
-        dst.write(_cast(src.read().transpose(axes), dst, src).reshape(dst.shape))
+        values = src.read()
+        moved = transposed(values) if axes == (1, 0) else values.transpose(axes)
+        dst.write(_cast(moved, dst, src).reshape(dst.shape))
         return
     values, mask = gather(src, src.shape, skip)
     moved = _cast(values.transpose(axes), dst, src)

@@ -228,6 +228,25 @@ def shaped(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return values if values.shape == shape else values.reshape(shape)
 
 
+_CACHE_PITCH = 1024
+"""Bytes. Rows a multiple of it apart share so few sets of a first-level cache that a column of them doesn't stay there."""
+
+_SQUARE = 128
+"""Rows and columns of the blocks that are transposed one by one then."""
+
+
+def transposed(values: NDArray[Any]) -> NDArray[Any]:
+    """`values` [P, F] transposed: [F, P], a view or, where walking down columns is slow, a contiguous copy."""
+    if values.strides[0] % _CACHE_PITCH or len(values) == 1:
+        return values.T
+    turned = np.empty(values.shape[::-1], values.dtype)
+    for row in range(0, values.shape[0], _SQUARE):
+        for column in range(0, values.shape[1], _SQUARE):
+            block = np.ascontiguousarray(values[row : row + _SQUARE, column : column + _SQUARE])
+            turned[column : column + _SQUARE, row : row + _SQUARE] = block.T
+    return turned
+
+
 def _overlaps_itself(tile: Tensor) -> bool:
     """Whether several elements of a view may share memory, as in a scratch tile that is repeated by stride 0."""
     reach = 1

@@ -14,7 +14,7 @@ from tools.sim import context, dtypes
 from tools.sim.core import common_flags
 from tools.sim.instruction import Engine, Flag, opcode
 from tools.sim.isa.enums import matmul_perf_mode
-from tools.sim.isa.operands import on_chip, pick_engine, shaped
+from tools.sim.isa.operands import on_chip, pick_engine, shaped, transposed
 from tools.sim.tensor import Tensor
 
 _FP8 = (dtypes.float8_e4m3, dtypes.float8_e4m3fn, dtypes.float8_e5m2)
@@ -402,7 +402,7 @@ def _transpose_dtype(dst: Tensor, data: Tensor, generation: int) -> None:
 def NC_TRANSPOSE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...]) -> None:
     """dst[F, P] = data[P, F] transposed, bit for bit."""
     dst, data = outs[0], ins[0]
-    dst.write(shaped(data.read().reshape(data.shape[0], -1).T, dst.shape))
+    dst.write(shaped(transposed(data.read().reshape(data.shape[0], -1)), dst.shape))
 
 
 def nc_transpose(dst: Tensor, data: Tensor, engine: Any = None, name: str | None = None) -> None:

@@ -29,6 +29,7 @@ from tools.sim.isa.operands import (
     same_free,
     same_partitions,
     shaped,
+    transposed,
 )
 from tools.sim.isa.registers import accumulate, command
 from tools.sim.tensor import Tensor
@@ -801,7 +802,7 @@ def TENSOR_TENSOR_SCAN(outs: Outs, ins: Outs, initial: Any, op0: Any, op1: Any, 
     b = ins[1].read_float().reshape(dst.shape[0], -1)
     start = np.asarray(lane_values(initial, 2), np.float32).reshape(-1)
     state = np.broadcast_to(start, (dst.shape[0],)).astype(np.float32)
-    a, b = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
+    a, b = np.ascontiguousarray(transposed(a)), np.ascontiguousarray(transposed(b))
     result = np.empty(a.shape, np.float32)
     with np.errstate(all="ignore"):
         if op0.ufunc is not None and op1.ufunc is not None:
@@ -814,7 +815,7 @@ def TENSOR_TENSOR_SCAN(outs: Outs, ins: Outs, initial: Any, op0: Any, op1: Any, 
                 mixed = op0.function(state, x) if reverse0 else op0.function(x, state)
                 out[...] = op1.function(y, mixed) if reverse1 else op1.function(mixed, y)
                 state = out
-    dst.write(shaped(np.ascontiguousarray(result.T), dst.shape))
+    dst.write(shaped(np.ascontiguousarray(transposed(result)), dst.shape))
 
 
 def tensor_tensor_scan(
