@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 Box = tuple[tuple[int, int], ...]
 """[start, stop) per axis."""
 Chosen = NDArray[np.bool_]
-_VALUE_AND = "JUMP_IF_FALSE_OR_POP"
-"""Bytecode of `a and b` as a value (not as a condition): Beta 1 took its last operand as the mask."""
 
 
 class Mask:
@@ -91,11 +90,7 @@ class Mask:
     def __bool__(self) -> bool:
         frame = sys._getframe(1)
         core = context.find()
-        if (
-            dis.opname[frame.f_code.co_code[frame.f_lasti]] == _VALUE_AND
-            and core is not None
-            and not core.options.strict
-        ):
+        if core is not None and not core.options.strict and _gives_and(frame):
             context.warn(
                 "KW-MASK-AND",
                 "masks are joined with `and`, which keeps only the last of them",
@@ -109,6 +104,18 @@ class Mask:
             "(err_control_flow_condition_depending_on_arange)",
             fix="join masks with & instead of `and`; use them as mask= of an instruction",
         )
+
+
+def _gives_and(frame: FrameType) -> bool:
+    """Whether a frame asks for a truth value for `a and b` as a value, not as a condition: Beta 1 took its last operand.
+
+    Python 3.11 has an instruction for that; later ones copy the operand, test the copy and jump.
+    """
+    code, at = frame.f_code.co_code, frame.f_lasti
+    if dis.opname[code[at]] == "JUMP_IF_FALSE_OR_POP":
+        return True
+    jump = next(name for name in (dis.opname[op] for op in code[at::2]) if name not in ("TO_BOOL", "CACHE"))
+    return jump == "POP_JUMP_IF_FALSE" and dis.opname[code[at - 2]] == "COPY"
 
 
 def not_affine() -> None:
