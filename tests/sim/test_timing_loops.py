@@ -9,9 +9,9 @@ from tests.sim.programs import Engine, Program
 from tools.sim.instruction import Flag, Trace
 from tools.sim.machine import machine
 from tools.sim.timing import BETA1, TimingOptions, compiled, costs, dependencies, schedule
-from tools.sim.timing.nests import Nest, nests
+from tools.sim.timing.barriers import barriers
+from tools.sim.timing.line_loops import LineLoops, line_loops
 from tools.sim.timing.optimising import reused
-from tools.sim.timing.trips import barriers
 
 TRN2 = machine("trn2")
 ONLY_LOOP = "for j in nl.affine_range(N):\n    load()\n    compute()\n    store()\n"
@@ -42,9 +42,9 @@ def test_lines_know_their_loops() -> None:
         "            f = 1\n"
         "            g = 1\n"
     )
-    found = nests(placed_in(program.finish(), source))
+    found = line_loops(placed_in(program.finish(), source))
     assert [nest.rolled for nest in found] == [n in (4, 6, 7, 9, 12, 13) for n in range(1, 14)]
-    assert found[3] == Nest(rolled=True, single=3, outer=3)
+    assert found[3] == LineLoops(rolled=True, single=3, outer=3)
     assert [nest.outer for nest in found] == [0, 0, 0, 3, 0, 5, 5, 5, 5, 0, 10, 10, 10]
     assert [nest.single for nest in found if nest.single] == [3]
 
@@ -53,7 +53,7 @@ def test_lines_know_their_loops() -> None:
 def test_unknown_sources_have_no_loops(source: str) -> None:
     program = Program()
     program.add("memset", Engine.VECTOR, out=[program.tile(1)], free=1)
-    assert nests(placed_in(program.finish(), source)) == [Nest()]
+    assert line_loops(placed_in(program.finish(), source)) == [LineLoops()]
 
 
 def stream(trips: int, columns: int = 2048, loads: int = 4, source: str = ONLY_LOOP) -> Trace:

@@ -13,13 +13,13 @@ from tools.sim.instruction import Inst, Operand, Trace
 
 from .allocation import owners
 from .dependence import Edge, Edges
-from .nests import nests
+from .line_loops import line_loops
 from .tiles import tiles_of
 
 
 def handed_over(trace: Trace) -> Edges:
     """Waits of each read of an HBM tensor for the last write before it that stands in another loop nest."""
-    nest = np.array([n.outer for n in nests(trace)] or [0])[trace.column(Inst.LINE)]
+    nest = np.array([loops.outer for loops in line_loops(trace)] or [0])[trace.column(Inst.LINE)]
     operands = trace.operands
     rows = np.flatnonzero(tiles_of(trace.buffers).hbm[operands[:, Operand.BUFFER]])
     owner, buffer, flags = owners(trace)[rows], operands[rows, Operand.BUFFER], operands[rows, Operand.FLAGS]

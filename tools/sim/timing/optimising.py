@@ -18,7 +18,7 @@ from tools.sim.machine import Machine
 from . import compiled_reuse
 from .allocation import owners
 from .costs import costs, issue_on
-from .nests import nests
+from .line_loops import line_loops
 from .options import CompilerModel
 from .renaming import renamed
 from .tiles import tiles_of
@@ -145,7 +145,7 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
     order = np.argsort(first_write[buffer[rows[borders]]], kind="stable")
     codes = [BY_NAME[k].code for k in ("dma_copy", "dma_transpose") if k in BY_NAME]
     is_dma = np.isin(trace.column(Inst.OPCODE), codes)
-    rolled = np.array([nest.rolled for nest in nests(trace)], np.bool_)
+    rolled = np.array([loops.rolled for loops in line_loops(trace)], np.bool_)
     find = compiled_reuse.same_values if compiled_reuse.wanted(n) else _same_values
     name, dropped = find(
         trace.instructions, operands, owner, rows, borders, ends, order, outputs == 1, is_dma, constant, pure, rolled,

@@ -21,7 +21,7 @@ class CompilerModel:
         balance: copies and tensor_scalar are shared out between Vector and Scalar.
         queue_window: DMAs among which a queue that the compiler fills picks the first ready one, so that a store
             that waits for its result holds no load up.
-        trip_barriers: loops whose trips don't go evenly over the DMA engines run trip by trip (see `trips`).
+        trip_barriers: loops whose trips don't go evenly over the DMA engines run trip by trip (see `barriers`).
         whole_tensors: what a loop nest writes to HBM is read by another nest only once all of it is there.
     """
 

@@ -15,6 +15,7 @@ from tools.sim.instruction import Engine, Inst, Trace
 from tools.sim.machine import Machine
 
 from . import compiled
+from .barriers import barriers
 from .costs import Costs, costs
 from .dependence import Edge, Edges, dependencies
 from .events import Streams, play
@@ -23,7 +24,6 @@ from .optimising import optimised
 from .options import CompilerModel, TimingOptions
 from .tiles import forget
 from .timeline import Timeline
-from .trips import barriers
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ ROLLED = ("affine_range", "sequential_range")
 
 
 @dataclass(frozen=True, slots=True)
-class Nest:
+class LineLoops:
     """The loops around a line.
 
     Attributes:
@@ -27,18 +27,18 @@ class Nest:
     outer: int = 0
 
 
-NO_LOOP = Nest()
+NO_LOOP = LineLoops()
 
 
-def nests(trace: Trace) -> list[Nest]:
+def line_loops(trace: Trace) -> list[LineLoops]:
     """The loops around each line of `trace.lines`; no loop where a source isn't known or doesn't parse."""
-    found = {file: _nests(text) for file, text in trace.sources.items()}
+    found = {file: _loops_of(text) for file, text in trace.sources.items()}
     return [found.get(file, {}).get(line, NO_LOOP) for file, line in trace.lines]
 
 
 @lru_cache(maxsize=256)
-def _nests(text: str) -> dict[int, Nest]:
-    lines: dict[int, Nest] = {}
+def _loops_of(text: str) -> dict[int, LineLoops]:
+    lines: dict[int, LineLoops] = {}
     try:
         tree = ast.parse(text)
     except SyntaxError:
@@ -47,7 +47,7 @@ def _nests(text: str) -> dict[int, Nest]:
     return lines
 
 
-def _visit(node: ast.AST, outer: int, lines: dict[int, Nest]) -> None:
+def _visit(node: ast.AST, outer: int, lines: dict[int, LineLoops]) -> None:
     """Note the loops below `node`, itself inside the loop at line `outer`; inner ones overwrite what outer ones noted."""
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, (ast.For, ast.While)):
@@ -57,9 +57,9 @@ def _visit(node: ast.AST, outer: int, lines: dict[int, Nest]) -> None:
         name = _range(child)
         inner = any(isinstance(below, (ast.For, ast.While)) for below in ast.walk(child) if below is not child)
         alone = name == "affine_range" and not outer and not inner
-        nest = Nest(name in ROLLED, child.lineno if alone else 0, outer or child.lineno)
+        loops = LineLoops(name in ROLLED, child.lineno if alone else 0, outer or child.lineno)
         last = child.body[-1]
-        lines.update(dict.fromkeys(range(child.body[0].lineno, (last.end_lineno or last.lineno) + 1), nest))
+        lines.update(dict.fromkeys(range(child.body[0].lineno, (last.end_lineno or last.lineno) + 1), loops))
         _visit(child, outer or child.lineno, lines)
 
 

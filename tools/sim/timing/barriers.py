@@ -20,7 +20,7 @@ from tools.sim.machine import Machine
 from .allocation import owners
 from .costs import Costs
 from .dependence import Edge, Edges
-from .nests import nests
+from .line_loops import line_loops
 from .tiles import tiles_of
 
 Ints = NDArray[np.int64]
@@ -50,7 +50,7 @@ class Barriers:
 def barriers(trace: Trace, machine: Machine, cost: Costs, edges: Edges) -> Barriers | None:
     """Waits that rolled loops add to `edges`; None if there is no such loop."""
     lines = trace.column(Inst.LINE)
-    single = np.array([nest.single for nest in nests(trace)] or [0])
+    single = np.array([loops.single for loops in line_loops(trace)] or [0])
     files = [file for file, _ in trace.lines]
     loop = single[lines]
     candidates = np.flatnonzero(cost.is_dma & (loop > 0))
