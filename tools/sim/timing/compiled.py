@@ -58,7 +58,7 @@ def play(streams: Streams) -> Times:
         streams.lane, streams.sequence, streams.position, streams.offsets, streams.windows, streams.pointer,
         streams.successor.astype(np.int32, copy=False), streams.kind.astype(np.int8, copy=False), streams.delay, streams.missing.copy(), streams.issue, streams.latency,
         streams.release, streams.activity, streams.is_dma, streams.work, streams.first_engine,
-        streams.last_engine, streams.hbm, streams.ports, streams.lanes, streams.cores, streams.dma_engines,
+        streams.last_engine, streams.turns, streams.hbm, streams.ports, streams.lanes, streams.cores, streams.dma_engines,
         streams.cores_per_stack, streams.dma_start, streams.dma_done, streams.load, streams.quantum,
         streams.slow, streams.share, int(Engine.TENSOR), np.array([int(w) for w in WAIT_OF_EDGE]), *floats, *ints,
     )  # fmt: skip
@@ -84,7 +84,7 @@ def _compiled() -> Any:
 def _loop(
     lane: Any, sequence: Any, position: Any, offsets: Any, windows: Any, pointer: Any, successor: Any, kinds: Any,
     delay: Any, missing: Any, issue: Any, latency: Any, release: Any, activity: Any, is_dma: Any, work: Any,
-    first_engine: Any, last_engine: Any, hbm: Any, ports: Any, lanes: int, cores: int, dma_engines: int, stacks: int,
+    first_engine: Any, last_engine: Any, turns: Any, hbm: Any, ports: Any, lanes: int, cores: int, dma_engines: int, stacks: int,
     dma_start: float, dma_done: float, load: float, quantum: float, slow: float, share: float, tensor: int,
     wait_of_edge: Any, start_at: Any, issue_at: Any, end_at: Any, data_start: Any, data_end: Any, idle: Any,
     wait: Any, who: Any,
@@ -94,6 +94,7 @@ def _loop(
     ready = np.zeros(n)
     cause = np.zeros(n, np.int64)
     issued = np.zeros(n, np.bool_)
+    served, arrived = 0, np.zeros(n if len(turns) else 0, np.bool_)
     free = np.zeros(total)
     wake = np.full(total, np.inf)
     base = offsets[:-1].copy()
@@ -115,6 +116,13 @@ def _loop(
         now, owner = heappop(events)
         if owner < 0:
             i = -1 - owner
+            if len(turns):
+                arrived[i] = True
+                if turns[served] != i:
+                    continue
+                served += 1
+                if served < len(turns) and arrived[turns[served]]:
+                    heappush(events, (now, -1 - turns[served]))
             core = lane[i] // lanes
             last = now
             for k in range(first_engine[i], last_engine[i]):

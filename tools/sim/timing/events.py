@@ -37,6 +37,7 @@ class Streams:
         issue, latency, release: [n] see `Costs`.
         activity: [n] Tensor Engine: issue time weighted by the rows in use, for the clock cap.
         is_dma, work, first_engine, last_engine, ports: [n] see `Costs`.
+        turns: DMAs in the order in which the DMA engines serve them; empty: first come, first served.
         hbm: [n] time of the transfer at the HBM stack's full rate.
         lanes: lanes of one core.
         cores: cores of the launch.
@@ -68,6 +69,7 @@ class Streams:
     work: Floats
     first_engine: Ints
     last_engine: Ints
+    turns: Ints
     hbm: Floats
     ports: Ints
     lanes: int
@@ -114,6 +116,7 @@ def play(streams: Streams) -> Times:
     issue, latency, releases = streams.issue.tolist(), streams.latency.tolist(), streams.release.tolist()
     activity, is_dma, work = streams.activity.tolist(), streams.is_dma.tolist(), streams.work.tolist()
     first_engine, last_engine = streams.first_engine.tolist(), streams.last_engine.tolist()
+    turns, served, arrived = streams.turns.tolist(), 0, bytearray(n if len(streams.turns) else 0)
     hbm_ns, ports = streams.hbm.tolist(), streams.ports.tolist()
     dma_start, dma_done, load_ns = streams.dma_start, streams.dma_done, streams.load
     quantum, slow, share = streams.quantum, streams.slow, streams.share
@@ -170,8 +173,15 @@ def play(streams: Streams) -> Times:
     while events:
         now, owner = heappop(events)
         if owner < 0:
-            # Data of a DMA arrives at its engines.
+            # Data of a DMA arrives at its engines; ahead of its turn it waits there.
             i = ~owner
+            if turns:
+                arrived[i] = 1
+                if turns[served] != i:
+                    continue
+                served += 1
+                if served < len(turns) and arrived[turns[served]]:
+                    heappush(events, (now, ~turns[served]))
             core = lane[i] // lanes
             engines, last = dma_free[core], now
             for k in range(first_engine[i], last_engine[i]):

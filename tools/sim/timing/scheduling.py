@@ -4,6 +4,10 @@ Every lane (an engine, or a DMA queue that the model picked) issues its instruct
 under a compiler model with a window, the first ready one among the next few. An instruction is ready when
 everything it depends on has finished. DMA data moves on DMA engines that all queues share, first come, first
 served.
+
+All order is the compiler's, made before the program runs and for the machine as published. On a machine that differs
+from that in some number (a what-if) the program runs in that same order, as a device would run it: so a slower part never
+makes a program faster, which choosing afresh among what happens to be ready would (Graham's scheduling anomalies).
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ from numpy.typing import NDArray
 
 from tools.sim.instruction import Engine, Inst, Trace
 from tools.sim.machine import Machine
+from tools.sim.machine import machine as published
 
 from . import compiled
 from .barriers import barriers
 from .costs import Costs, costs
 from .dependence import Edge, Edges, dependencies
-from .events import Streams, play
+from .events import Streams, Times, play
 from .handover import handed_over
 from .optimising import optimised
 from .options import CompilerModel, TimingOptions
@@ -46,27 +51,56 @@ def schedule(trace: Trace, machine: Machine, options: TimingOptions | None = Non
 
 
 def _schedule(trace: Trace, machine: Machine, options: TimingOptions, model: CompilerModel) -> Timeline:
-    trace, dropped = optimised(trace, machine, model)
-    cost = costs(trace, machine, dropped)
-    edges = dependencies(trace, machine, cost, space=options.space)
+    known = published(machine.name)
+    trace, dropped = optimised(trace, known, model)
+    cost = costs(trace, known, dropped)
+    edges = dependencies(trace, known, cost, space=options.space)
     if model.whole_tensors:
         edges = edges.joined(handed_over(trace))
-    lane, lanes = lanes_of(trace, machine, cost)
+    lane, lanes = lanes_of(trace, known, cost)
     rank = _needed(cost, edges, lane % lanes >= ENGINES) if model.place_loads else np.arange(len(trace))
-    held = barriers(trace, machine, cost, edges) if model.trip_barriers else None
+    held = barriers(trace, known, cost, edges) if model.trip_barriers else None
     if held is not None:
         rank[held.moved] = held.rank
         edges = edges.joined(held.edges)
-    streams = prepare(trace, machine, options, model, cost, edges, lane, lanes, rank)
+    streams = prepare(trace, known, options, model, cost, edges, lane, lanes, rank)
+    if machine != known:
+        plan = run(streams)
+        cost = costs(trace, machine, dropped)
+        edges = edges.joined(turns_at_ports(plan.start, lane // lanes, cost.ports))
+        streams = prepare(trace, machine, options, model, cost, edges, lane, lanes, rank, plan)
     del edges  # a quarter of the memory that the loop would hold
-    times = compiled.play(streams) if compiled.wanted(len(trace)) else play(streams)
-    if np.isnan(times.start).any():
-        stuck = int(np.flatnonzero(np.isnan(times.start))[0])
-        raise ValueError(f"instruction {stuck} of the trace never becomes ready: its waits form a cycle")
+    times = run(streams)
     return Timeline(
         times.start, times.issue, times.end, times.data_start, times.data_end, times.wait, times.who, times.idle,
         lane, lanes, cost, dropped, float(times.end.max()) if len(trace) else 0.0, model.name,
     )  # fmt: skip
+
+
+def run(streams: Streams) -> Times:
+    """Times of every instruction of `streams`.
+
+    Raises:
+        ValueError: instructions wait for each other in a circle.
+    """
+    times = compiled.play(streams) if compiled.wanted(len(streams.lane)) else play(streams)
+    if np.isnan(times.start).any():
+        stuck = int(np.flatnonzero(np.isnan(times.start))[0])
+        raise ValueError(f"instruction {stuck} of the trace never becomes ready: its waits form a cycle")
+    return times
+
+
+def turns_at_ports(start: Floats, core: Ints, ports: Ints) -> Edges:
+    """Waits that keep the engines which share a port in the order in which they took it at the times `start`."""
+    before, after = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for bit in (1, 2):
+        users = np.flatnonzero(ports & bit)
+        users = users[np.lexsort((users, start[users], core[users]))]
+        follows = core[users[1:]] == core[users[:-1]]
+        before.append(users[:-1][follows])
+        after.append(users[1:][follows])
+    waits = np.concatenate(before)
+    return Edges(waits, np.concatenate(after), np.full(len(waits), int(Edge.ORDER)))
 
 
 def lanes_of(trace: Trace, machine: Machine, cost: Costs) -> tuple[Ints, int]:
@@ -109,8 +143,12 @@ def prepare(
     lane: Ints,
     lanes: int,
     rank: Ints,
+    plan: Times | None = None,
 ) -> Streams:
-    """Everything that the event loop needs, as flat arrays; lanes take their instructions in the order of (rank, index)."""
+    """Everything that the event loop needs, as flat arrays; lanes take their instructions in the order of (rank, index).
+
+    With a `plan`, lanes issue and DMA engines serve in exactly the order in which they do there.
+    """
     n = len(trace)
     cores = max(int(trace.cores), 1 + (int(trace.column(Inst.CORE).max()) if n else 0))
     # Successors in compressed form, with the signalling delay of each edge worked out beforehand.
@@ -124,11 +162,16 @@ def prepare(
     delay[kinds == Edge.ORDER] = 0.0
     release = (kinds == Edge.RELEASE) | (kinds == Edge.SPACE_RELEASE)
     delay[same_lane & release] = 0.0
-    sequence = np.lexsort((np.arange(n), rank, lane))
+    sequence = np.lexsort((np.arange(n), rank, lane) if plan is None else (np.arange(n), rank, plan.start, lane))
     position = np.empty(n, np.int64)
     position[sequence] = np.arange(n)
     counts = np.bincount(lane, minlength=lanes * cores)
     window = np.where(np.arange(lanes * cores) % lanes < ENGINES, model.window, model.queue_window)
+    turns = np.empty(0, np.int64)
+    if plan is not None:
+        window[:] = 1
+        turns = np.flatnonzero(cost.is_dma)
+        turns = turns[np.lexsort((-turns, plan.data_start[turns]))]
     quantum = machine.throttle_window_ns if options.throttle else 0.0
     rows = np.minimum(trace.column(Inst.PARTITIONS), machine.partitions)
     return Streams(
@@ -150,6 +193,7 @@ def prepare(
         work=cost.work_ns,
         first_engine=cost.first_engine,
         last_engine=cost.last_engine,
+        turns=turns,
         hbm=cost.hbm_bytes / machine.hbm_stack_gbps,
         ports=cost.ports,
         lanes=lanes,
