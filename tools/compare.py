@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ PIECE = 1 << 18
 _TINY = float(np.finfo(np.float32).tiny)
 TILE = 128
 """Rows of a tile: the partitions of a NeuronCore (NKI guide, tiling overview)."""
+NEARLY_ALL = 0.9
+"""Share of rows and of columns from which wrong elements have no place with a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,9 @@ def describe(
     got: Array, want: Array, bad: NDArray[np.bool_], tolerance: Tolerance, inputs: Sequence[NDArray[np.generic]] = ()
 ) -> str:
     """What is wrong, in words: the pattern of the whole first, then where it begins."""
-    pattern = _whole(got, want, tolerance, inputs) or _region(bad) or _noise(got, want, bad)
+    pattern = (
+        _whole(got, want, tolerance, inputs) or _region(bad) or _by_line(got, want, tolerance) or _noise(got, want, bad)
+    )
     if not bad.any():
         return (
             f"every element is near, but the error of the whole is too large; {pattern}"
@@ -149,13 +153,7 @@ def _whole(got: Array, want: Array, tolerance: Tolerance, inputs: Sequence[NDArr
     for i, value in enumerate(inputs):
         if value.size == got.size and np.array_equal(np.asarray(value, np.float64).reshape(got.shape), got):
             return f"the output is a copy of input {i}"
-    scale = float(np.sqrt(np.mean(np.square(want))))
-
-    def near(candidate: Array) -> bool:
-        gap = np.abs(candidate - want)
-        loose = 4 * (tolerance.atol * scale + tolerance.rtol * np.abs(want))
-        return bool((gap <= loose).mean() > 0.99)
-
+    near = _nearness(want, tolerance)
     if near(got):  # a few elements only: where they lie says more
         return ""
     if near(-got):
@@ -175,25 +173,82 @@ def _whole(got: Array, want: Array, tolerance: Tolerance, inputs: Sequence[NDArr
     shift = float(np.median(want - got))
     if shift and near(got + shift):
         return f"all elements are off by the same amount ({-shift:+.4g})"
-    if got.ndim >= 1 and got.shape[0] > 1:
-        for axis, name in ((0, "row"), (got.ndim - 1, "column")):
-            for step in (1, -1):
-                if got.shape[axis] > 2 and near(np.roll(got, step, axis)):
-                    return f"the output is shifted by one {name}"
+    return _moved(got, near)
+
+
+def _moved(got: Array, near: Callable[[Array], bool]) -> str:
+    """All values are there, but elsewhere."""
+    for axis, name in dict.fromkeys(((0, "row"), (got.ndim - 1, "column"))) if got.ndim else ():
+        size = got.shape[axis]
+        for step in (1, -1, *range(TILE, size, TILE), size // 2):
+            if 0 < abs(step) < size and size > 2 and near(np.roll(got, step, axis)):
+                return f"the output is shifted by one {name}" if abs(step) == 1 else _exchanged(step, size, name)
+    if got.ndim == 2 and not got.shape[0] % TILE and not got.shape[1] % TILE:
+        blocks = got.reshape(got.shape[0] // TILE, TILE, got.shape[1] // TILE, TILE)
+        if near(blocks.transpose(0, 3, 2, 1).reshape(got.shape)):
+            return f"each tile of {TILE} x {TILE} is transposed in itself, at the right place"
+    return ""
+
+
+def _exchanged(step: int, size: int, name: str) -> str:
+    if 2 * step == size:
+        return f"the halves of {step} {name}s are exchanged"
+    return f"the output is shifted by {size - step if 2 * step > size else -step} of {size} {name}s, round the end"
+
+
+def _nearness(want: Array, tolerance: Tolerance) -> Callable[[Array], bool]:
+    """Whether an array is near `want` in nearly all elements."""
+    loose = 4 * (tolerance.atol * float(np.sqrt(np.mean(np.square(want)))) + tolerance.rtol * np.abs(want))
+    return lambda candidate: bool((np.abs(candidate - want) <= loose).mean() > 0.99)
+
+
+def _by_line(got: Array, want: Array, tolerance: Tolerance) -> str:
+    """Each row (or column) has a factor or an offset of its own, or the error is a product of both."""
+    if got.ndim < 2:
+        return ""
+    near = _nearness(want, tolerance)
+    for axis, name, other in ((-1, "row", "column"), (0, "column", "row")):
+        if got.shape[axis] < 4:
+            continue
+        weight = (got * got).sum(axis=axis, keepdims=True)
+        factor = (got * want).sum(axis=axis, keepdims=True) / np.where(weight > 0, weight, 1.0)
+        if near(got * factor):
+            low, high = np.percentile(1 / np.where(factor == 0, np.inf, factor), (5, 95))
+            return f"each {name} is off by a factor of its own ({low:.3g} to {high:.3g}): something that is one number a {name}"
+        shift = np.median(want - got, axis=axis, keepdims=True)
+        if near(got + shift):
+            low, high = np.percentile(-shift, (5, 95))
+            return f"each {name} is off by an amount of its own ({low:+.3g} to {high:+.3g}), the same in each {other}"
+    error = (want - got).reshape(-1, got.shape[-1])
+    across = error[int(np.abs(error).sum(axis=1).argmax())]
+    for _ in range(3):
+        along = error @ across / max(float(across @ across), _TINY)
+        across = along @ error / max(float(along @ along), _TINY)
+    if min(error.shape) >= 4 and near(got + np.outer(along, across).reshape(got.shape)):
+        return "the error is one number a row times one number a column: a term such as a mean is missing, doubled or reversed"
     return ""
 
 
 def _region(bad: NDArray[np.bool_]) -> str:
     """Where the wrong elements lie, when they fill a part with a name."""
     if not bad.any() or bad.all():
-        return "every element is wrong" if bad.all() else ""
+        return ""
     if bad.ndim == 1:
         return _span(bad, "elements")
     flat = bad.reshape(-1, bad.shape[-1])
     rows, columns = np.asarray(flat.any(axis=1)), np.asarray(flat.any(axis=0))
+    scattered = min(rows.mean(), columns.mean()) > 0.5 and (rows.mean() >= NEARLY_ALL or columns.mean() >= NEARLY_ALL)
+    if scattered and not (rows.all() and _solid(columns)) and not (columns.all() and _solid(rows)):
+        return ""
     row_text = "" if rows.all() else _span(rows, "rows")
     column_text = "" if columns.all() else _span(columns, "columns")
     return " and ".join(text for text in (row_text, column_text) if text)
+
+
+def _solid(wrong: NDArray[np.bool_]) -> bool:
+    """Whether the wrong ones are neighbours, or one in so many."""
+    at = np.flatnonzero(wrong)
+    return len(np.unique(np.diff(at))) <= 1
 
 
 def _span(wrong: NDArray[np.bool_], noun: str) -> str:
@@ -220,11 +275,21 @@ def _span(wrong: NDArray[np.bool_], noun: str) -> str:
 
 
 def _noise(got: Array, want: Array, bad: NDArray[np.bool_]) -> str:
+    """What errors without a place look like: rounding, which is small, and as often up as down in every row and column."""
     scale = float(np.sqrt(np.mean(np.square(want)))) or 1.0
-    typical = float(np.median(np.abs(got - want))) / scale
-    if typical < 0.05:
-        return f"errors are small and everywhere (typically {typical:.1e} of the output's size): too little precision"
-    return "values are wrong throughout"
+    error = (got - want) / scale
+    typical = float(np.median(np.abs(error[bad]))) if bad.any() else float(np.median(np.abs(error)))
+    if typical >= 0.05:
+        return "every element is wrong" if bad.all() else "values are wrong throughout"
+    size = float(np.sqrt(np.mean(np.square(error)))) or 1.0
+    if abs(float(error.mean())) > 0.3 * size:
+        side = "large" if error.mean() > 0 else "small"
+        return f"errors are small (typically {typical:.1e} of the output's size) but nearly all to one side, too {side}: no rounding"
+    for axis, name in ((-1, "row"), (0, "column")) if got.ndim >= 2 else ():
+        count = got.shape[axis]
+        if count >= 16 and float(np.abs(error.mean(axis=axis)).mean()) > 4 * size / math.sqrt(count):
+            return f"errors are small (typically {typical:.1e} of the output's size) but alike within each {name}: no rounding"
+    return f"errors are small and everywhere (typically {typical:.1e} of the output's size): too little precision, or a small term is missing"
 
 
 def _place(mask: NDArray[np.bool_]) -> str:

@@ -15,7 +15,9 @@ from tools.insight import (
     Location,
     Observed,
     PrecisionReport,
+    Step,
     TraceError,
+    instrumented,
     locate,
     precision_report,
     unwritten_outputs,
@@ -124,7 +126,15 @@ def find_error(
             wanted = sandbox.reference(reference.source, reference.function, [values])[0]
         except JobFailed as failure:
             raise RequestError(failure.message) from failure
-    return _on_data(profiled, lambda: locate(profiled.program, values, wanted, tolerance))
+
+        def steps() -> list[Step]:
+            made = instrumented(reference.source, reference.function)
+            try:
+                return made.steps(sandbox.reference(made.source, made.function, [values])[0])
+            except JobFailed:
+                return []  # e.g. too much memory with all that is kept: the line is found without
+
+        return _on_data(profiled, lambda: locate(profiled.program, values, wanted, tolerance, steps=steps))
 
 
 def _on_data(profiled: Profiled, run: Callable[[], T]) -> T:

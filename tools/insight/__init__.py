@@ -14,6 +14,7 @@ from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import Observed
 from tools.insight.precision import LinePrecision, PrecisionReport, precision_report
 from tools.insight.soundness import TraceError, check, check_order
+from tools.insight.steps import Step, instrumented
 from tools.insight.unwritten import unwritten_outputs, unwritten_reads
 
 __all__ = [
@@ -28,11 +29,13 @@ __all__ = [
     "Lockstep",
     "Observed",
     "PrecisionReport",
+    "Step",
     "TraceError",
     "advise",
     "check",
     "check_order",
     "explain_gap",
+    "instrumented",
     "locate",
     "lockstep",
     "precision_report",

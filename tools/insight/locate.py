@@ -3,12 +3,13 @@
 Four questions in turn. Did the wrong elements read memory that was never written? Then the line that read it is to blame.
 Did a NaN or infinity arise from finite operands? Then that line made it. Is the float64 shadow
 right where the hardware's result is wrong? Then rounding is to blame, and the line that rounded most. Otherwise the
-kernel computes something else: the lines that only the wrong elements went through, and the input that was never read.
+kernel computes something else. Then three things tell where: parts of an input that nothing reads, the first value that
+agrees with no step of the reference (`divergence`), and the lines that only the wrong elements went through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.compare import Comparison, compare
+from tools.insight.divergence import divergence, unread_regions
 from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import READS, WRITES, Observed
 from tools.insight.precision import NOISE
+from tools.insight.steps import Step
 from tools.program import Program, _tensor_rows
-from tools.sim.instruction import Operand
+from tools.sim.instruction import BufferInfo, Operand
 from tools.sim.machine import Machine, machine
 from tools.task import Tolerance
 
@@ -70,6 +73,7 @@ def locate(
     wanted: Sequence[NDArray[Any]],
     tolerance: Tolerance,
     target: Machine | None = None,
+    steps: Callable[[], Sequence[Step]] | None = None,
 ) -> Location:
     """Name the line at which a recorded kernel's error enters.
 
@@ -79,6 +83,7 @@ def locate(
         wanted: the reference's outputs for these inputs.
         tolerance: what counts as equal.
         target: the machine; by default the one it was recorded for.
+        steps: gives the reference's intermediate values on these inputs (`tools.insight.steps`); asked only for a logic error.
 
     Raises:
         ValueError: the number or shapes of the outputs differ from the reference's.
@@ -103,7 +108,12 @@ def locate(
     exact = compare(run.shadow[wrong], wanted[wrong], tolerance, inputs)
     if exact.passed:
         return _rounding(seen, run, slices, results[wrong], pattern)
-    return _logic(seen, program, stores, slices, pattern)
+    known = list(steps()) if steps is not None and len(stores[0]) else []
+    if not known:
+        return _logic(seen, stores, slices, pattern)
+    known += [Step(b.name, 0, np.asarray(a, np.float64)) for b, a in zip(_inputs(seen), inputs)]
+    known.append(Step("the result", 0, np.asarray(wanted[wrong], np.float64)))
+    return _logic(seen, stores, slices, pattern, _Evidence(program, inputs, known, there))
 
 
 def _wrong_mask(got: NDArray[Any], want: NDArray[Any], tolerance: Tolerance) -> NDArray[np.bool_]:
@@ -191,7 +201,19 @@ def _uninitialised(seen: Observed, run: Lockstep, mine: NDArray[np.bool_], patte
         return None
     first = found[0]
     assert first.where is not None
-    return Location("uninitialised", first.where.line, str(first), pattern, ())
+    return Location("uninitialised", first.where.line, str(first), pattern, _writers(seen, first.where.line, mine))
+
+
+def _writers(seen: Observed, line: int, mine: NDArray[np.bool_]) -> tuple[Suspect, ...]:
+    """Lines that write the tiles which a line reads: one of them may write the wrong part, or too little."""
+    operands = seen.trace.operands
+    at = np.array([seen.number(k) == line for k in range(len(seen.trace.lines))])[seen.line] & mine
+    read = operands[at[seen.owner] & ((operands[:, Operand.FLAGS] & READS) != 0), Operand.BUFFER]
+    tiles = np.zeros(len(seen.trace.buffers), np.bool_)
+    tiles[read[~seen.hbm_buffer[read]]] = True
+    writes = tiles[operands[:, Operand.BUFFER]] & ((operands[:, Operand.FLAGS] & WRITES) != 0)
+    lines = [int(k) for k in dict.fromkeys(seen.line[seen.owner[writes]].tolist()) if seen.number(int(k)) != line]
+    return tuple(_suspect(seen, k, "writes a tile that is read there") for k in lines[::-1][:MOST_SUSPECTS])
 
 
 def _rounding(seen: Observed, run: Lockstep, mine: NDArray[np.bool_], result: Comparison, pattern: str) -> Location:
@@ -213,47 +235,80 @@ def _rounding(seen: Observed, run: Lockstep, mine: NDArray[np.bool_], result: Co
     return Location("rounding", seen.number(line), sentence, pattern, suspects[:MOST_SUSPECTS])
 
 
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What a logic error can be compared with."""
+
+    program: Program
+    inputs: Sequence[NDArray[Any]]
+    steps: Sequence[Step]
+    target: Machine
+
+
+def _inputs(seen: Observed) -> list[BufferInfo]:
+    return [b for b in seen.trace.buffers if b.role == "input"]
+
+
 def _logic(
-    seen: Observed, program: Program, stores: tuple[Ints, Ints], mine: NDArray[np.bool_], pattern: str
+    seen: Observed,
+    stores: tuple[Ints, Ints],
+    mine: NDArray[np.bool_],
+    pattern: str,
+    evidence: _Evidence | None = None,
 ) -> Location:
-    """The kernel computes something else: lines that wrong elements passed through and right ones didn't, ranked."""
+    """The kernel computes something else than the reference: the lines that may do so, ranked."""
     guilty, innocent = stores
-    reasons: list[Suspect] = []
-    unread = _unread_inputs(seen, mine)
-    right = _backward(seen, innocent) if len(innocent) else np.zeros(len(seen.trace), np.bool_)
-    lines_wrong = np.unique(seen.line[mine])
-    lines_right = np.unique(seen.line[right])
-    only = [int(k) for k in lines_wrong if k not in lines_right]
-    if len(innocent) and only:
-        reasons += [_suspect(seen, k, "only wrong elements pass through this line") for k in only]
-    missing = [int(k) for k in lines_right if k not in lines_wrong]
-    if len(guilty) and missing:
-        reasons += [_suspect(seen, k, "right elements pass through this line, wrong ones never do") for k in missing]
     if not len(guilty):
         sentence = "No instruction stores to the wrong elements: they are never written."
-        return Location("logic", 0, sentence, pattern, tuple(reasons[:MOST_SUSPECTS]))
-    last = int(seen.line[guilty[-1]])
-    if reasons:
-        head = reasons[0]
-        sentence = (
-            f"Even exact arithmetic gives this result, so the kernel computes something else than the reference; "
-            f"{head.where} stands out ({head.reason}): {head.source}"
-        )
-        line = head.line
+        return Location("logic", 0, sentence, pattern, ())
+    found = _unread(seen, mine)
+    if evidence is not None:
+        first = int(guilty[0])
+        slice_of = _backward(seen, guilty[:1])
+        split = divergence(evidence.program, seen, evidence.inputs, evidence.steps, first, slice_of, evidence.target)
+        if split is not None:
+            found.append(_suspect(seen, split.line, split.reason))
+            found += [_suspect(seen, k, "computes the wrong elements") for k in split.others]
     else:
-        sentence = (
-            f"Even exact arithmetic gives this result, so the kernel computes something else than the reference; right and "
-            f"wrong elements pass through the same lines. The wrong ones are stored at {seen.where(last)}: {seen.source(last)}"
+        found += _passed(seen, innocent, mine)
+    last = int(seen.line[guilty[-1]])
+    sentence = "Even exact arithmetic gives this result, so the kernel computes something else than the reference"
+    if found:
+        sentence += f"; {found[0].where} stands out ({found[0].reason}): {found[0].source}"
+    else:
+        found = [_suspect(seen, last, "stores the wrong elements")]
+        sentence += (
+            f"; right and wrong elements pass through the same lines. The wrong ones are stored at {seen.where(last)}: "
         )
-        line = seen.number(last)
+        sentence += seen.source(last)
+    unread = _unread_inputs(seen, mine)
     if unread:
         sentence += f" The wrong elements never depend on input {', '.join(unread)}."
-    chain = [k for k in dict.fromkeys(seen.line[np.flatnonzero(mine)][::-1].tolist()) if seen.number(int(k)) != line]
-    known = {s.line for s in reasons}
-    reasons += [
-        _suspect(seen, int(k), "computes the wrong elements") for k in chain if seen.number(int(k)) not in known
+    chain = dict.fromkeys(seen.line[np.flatnonzero(mine)][::-1].tolist())
+    found += [_suspect(seen, int(k), "computes the wrong elements") for k in chain]
+    ranked = {s.where: s for s in reversed(found)}
+    suspects = [s for s in dict.fromkeys(ranked[s.where] for s in found) if s.where != found[0].where]
+    return Location("logic", found[0].line, sentence, pattern, tuple(suspects[:MOST_SUSPECTS]))
+
+
+def _unread(seen: Observed, mine: NDArray[np.bool_]) -> list[Suspect]:
+    """Loads of inputs that are never read as a whole."""
+    return [
+        _suspect(seen, line, f"of input {name} only {share:.1%} is ever read, here and elsewhere")
+        for name, share, line in unread_regions(seen, mine)
     ]
-    return Location("logic", line, sentence, pattern, tuple(s for s in reasons if s.line != line)[:MOST_SUSPECTS])
+
+
+def _passed(seen: Observed, innocent: Ints, mine: NDArray[np.bool_]) -> list[Suspect]:
+    """Lines that wrong elements passed through and right ones didn't, then those that wrong ones missed."""
+    if not len(innocent):
+        return []
+    lines_wrong, lines_right = np.unique(seen.line[mine]), np.unique(seen.line[_backward(seen, innocent)])
+    only = [int(k) for k in lines_wrong if k not in lines_right]
+    missing = [int(k) for k in lines_right if k not in lines_wrong]
+    return [_suspect(seen, k, "only wrong elements pass through this line") for k in only] + [
+        _suspect(seen, k, "right elements pass through this line, wrong ones never do") for k in missing
+    ]
 
 
 def _unread_inputs(seen: Observed, mine: NDArray[np.bool_]) -> list[str]:

@@ -80,19 +80,24 @@ class Lockstep:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def lockstep(program: Program, inputs: Sequence[NDArray[Any]], target: Machine) -> Lockstep:
+Watch = tuple[frozenset[int], Callable[[int, Sequence[Tensor]], None]]
+"""Instructions, and what is called with each one's number and the shadows of its results right after it."""
+
+
+def lockstep(program: Program, inputs: Sequence[NDArray[Any]], target: Machine, watch: Watch | None = None) -> Lockstep:
     """Run a recorded kernel with its shadow.
 
     Args:
         program: from `tools.program.record` (or the sandbox's `record`).
         inputs: one array for each input, in order.
         target: the machine.
+        watch: instructions whose shadow results are to be shown to a function.
 
     Raises:
         KernelError: an instruction is at fault that shows only with data.
         Malformed: the record is inconsistent.
     """
-    carrier = _Pair(program, target)
+    carrier = _Pair(program, target, watch)
     done = replay(program, inputs, target, carrier=carrier)
     facts = carrier.twin_outputs()
     return Lockstep(
@@ -144,6 +149,7 @@ class _Pair:
 
     program: Program
     target: Machine
+    watch: Watch | None = None
     lines: dict[int, LineError] = field(default_factory=dict)
     local: list[float] = field(default_factory=list)
     bad: list[int] = field(default_factory=list)
@@ -176,6 +182,8 @@ class _Pair:
                 if twin.rows is None:
                     twin.write(real.view().astype(np.float64) if real.dtype.is_float else real.view())
         self._note(index, line, op, outs, wide_outs, alone)
+        if self.watch is not None and index in self.watch[0]:
+            self.watch[1](index, wide_outs)
         if finite and any(t.dtype.is_float and not np.isfinite(_plain(t)).all() for t in outs if t.rows is None):
             self.bad.append(index)
             self.ranges[index] = (low, high)
