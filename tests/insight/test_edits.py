@@ -6,6 +6,7 @@ import pytest
 from tests.sim.programs import Engine, Flag, Program
 from tools.insight import Observed, TraceError, check, check_order, edits
 from tools.insight import counterfactual as what_if
+from tools.insight.blocking import blocked_loads
 from tools.sim.execute import SimResult
 from tools.sim.instruction import Inst, Operand, Trace
 from tools.sim.machine import machine
@@ -99,14 +100,47 @@ def test_hoisting_says_when_sbuf_cannot_hold_it(blocked: Callable[..., SimResult
     assert "resident" in small.caveat
     program = Program()
     x, y = program.tile(65536, space="hbm"), program.tile(512, space="shared_hbm")
+    r = program.tile(512)
     for _ in range(2):
         for k in range(128):
             t = program.tile(512)
             program.load(t, (x, 512 * k, 512 * (k + 1)))
-    program.load(y, t)
+            program.copy(r, t)
+    program.load(y, r)
     large = what_if.loads_hoisted(seen(program.finish()))
     assert large is not None
     assert "block the loops" in large.caveat
+    assert not large.feasible
+
+
+def test_hoisting_more_than_fits_is_timed_as_blocked_loops() -> None:
+    program = Program()
+    x, w = (
+        program.tile(8192, space="hbm", role="input"),
+        program.tile(1 << 18, space="hbm", role="input"),
+    )
+    y = program.tile(512, space="shared_hbm")
+    for m in range(8):
+        for k in range(256):
+            a, b = program.tile(1024), program.tile(1024)
+            program.load(a, (x, 1024 * m, 1024 * (m + 1)))
+            program.load(b, (w, 1024 * k, 1024 * (k + 1)))
+            program.add("tensor_tensor", Engine.VECTOR, out=[y_tile := program.tile(1024)], ins=[a, b], free=1024)
+    program.load(y, y_tile)
+    launch = seen(program.finish())
+    plan = blocked_loads(launch, edits.repeated_loads(launch.trace, launch.is_load))
+    assert plan is not None
+    assert (plan.kept, plan.streamed) == (("t0",), ("t1",))
+    assert plan.factor == 8
+    assert plan.peak_bytes <= launch.machine.sbuf_partition_bytes
+    left = int((launch.is_load & (plan.original < 0)).sum())
+    assert (
+        8 + 256 <= left <= 8 + 2 * 256
+    )  # x once, w once for all of the eight iterations, and what the even spread costs
+    timed = what_if.loads_hoisted(launch)
+    assert timed is not None
+    assert timed.feasible
+    assert "in blocks of 8 iterations" in timed.caveat
 
 
 def test_joined_transfers_carry_all_bytes_and_operands() -> None:

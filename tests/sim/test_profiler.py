@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sim.programs import Engine, Flag, Program
+from tools.sim import load_source, simulate
 from tools.sim.instruction import Inst, Trace
 from tools.sim.machine import machine
 from tools.sim.profiler import Profile, covered, profile
@@ -102,3 +103,59 @@ def test_triggering_engine_is_busy_for_the_trigger_only() -> None:
     found = profiled(program.finish())
     assert found.engine("Sync").busy_us == pytest.approx(TRN2.dma_trigger_ns / 1e3, abs=1e-3)
     assert found.dma_active_us > 4
+
+
+FLOAT32_TRANSPOSES = """
+import nki
+import nki.language as nl
+import nki.isa as nisa
+
+@nki.jit
+def kernel(x):
+    out = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.shared_hbm)
+    t = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.dma_copy(dst=t, src=x[0:128, 0:128])
+    for i in range(64):
+        p = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.psum)
+        nisa.nc_transpose(dst=p, data=t)
+    nisa.tensor_copy(t, p)
+    nisa.dma_copy(dst=out, src=t)
+    return out
+"""
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
+def test_transposes_in_transpose_mode_bound_the_latency_by_what_they_take(target: str) -> None:
+    found = simulate(
+        load_source(FLOAT32_TRANSPOSES), np.zeros((128, 128), np.float32), target=target, data=False
+    ).profile
+    assert found.adjusted_hardware_flops == 4 * found.hardware_flops  # Neuron Explorer's rule
+    assert 0.3 * found.latency_us < found.compute_us <= found.latency_us
+
+
+TWICE = """
+import nki
+import nki.language as nl
+import nki.isa as nisa
+
+@nki.jit
+def kernel(x):
+    scratch = nl.ndarray((128, 64), dtype=nl.float32, buffer=nl.private_hbm)
+    out = nl.ndarray((128, 64), dtype=nl.float32, buffer=nl.shared_hbm)
+    for i in range(2):
+        t = nl.ndarray((128, 64), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.dma_copy(dst=t, src=x[0:128, :])
+        nisa.dma_copy(dst=scratch, src=t)
+        u = nl.ndarray((128, 64), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.dma_copy(dst=u, src=scratch)
+        nisa.dma_copy(dst=out, src=u)
+    return out
+"""
+
+
+def test_a_part_that_is_read_twice_is_a_reload_and_what_goes_out_and_back_a_spill() -> None:
+    size = 128 * 64 * 4
+    found = simulate(load_source(TWICE), np.zeros((256, 64), np.float32), data=False).profile
+    assert (found.input_read_bytes, found.reload_read_bytes) == (size, size)
+    assert (found.spill_save_bytes, found.spill_reload_bytes) == (2 * size, 2 * size)
+    assert (found.hbm_read_bytes, found.hbm_write_bytes) == (4 * size, 4 * size)

@@ -530,8 +530,8 @@ def summary(seen: Observed, moved: dict[str, Ints] | None = None) -> dict[str, A
         "inputs_and_weights_size_bytes": inputs,
         "hbm_read_bytes": profile.hbm_read_bytes,
         "hbm_write_bytes": profile.hbm_write_bytes,
-        "spill_save_bytes": _round_trip(seen)[0],
-        "spill_reload_bytes": _round_trip(seen)[1],
+        "spill_save_bytes": profile.spill_save_bytes,
+        "spill_reload_bytes": profile.spill_reload_bytes,
         "psum_read_sbuf_write_count": int((moved["psum_read_sbuf_write_bytes"] > 0).sum()),
         "matmul_instruction_count": int(((seen.law == "matmul") | transpose).sum()),
         "activate_instruction_count": int((seen.law == "scalar").sum()),
@@ -573,11 +573,3 @@ def _packet_time(seen: Observed) -> float:
     """Time that each DMA engine moved data, summed over the engines, ns."""
     cost = seen.timeline.costs
     return float((cost.work_ns * (cost.last_engine - cost.first_engine))[seen.is_dma].sum())
-
-
-def _round_trip(seen: Observed) -> tuple[int, int]:
-    """Bytes that the kernel itself stores to HBM and loads back: (saved, reloaded)."""
-    producers, consumers = seen.results
-    pairs = seen.is_store[producers] & seen.is_load[consumers]
-    moved = seen.trace.column(Inst.BYTES)
-    return int(moved[np.unique(producers[pairs])].sum()), int(moved[np.unique(consumers[pairs])].sum())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.insight import edits
+from tools.insight.blocking import blocked_loads
 from tools.insight.observed import READS, Observed
 from tools.sim.instruction import OPCODES, Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
@@ -110,21 +111,36 @@ def buffers_doubled(observed: Observed, buffers: Iterable[int], copies: int = 2)
 
 
 def loads_hoisted(observed: Observed) -> Counterfactual | None:
-    """Every region of an input is loaded once; None when nothing is loaded twice."""
+    """Every region of an input is loaded once, or as seldom as blocked loops can; None when nothing is loaded twice."""
     original = edits.repeated_loads(observed.trace, observed.is_load)
     repeats = original >= 0
     if not repeats.any():
         return None
-    moved = int(observed.trace.column(Inst.BYTES)[repeats].sum())
-    keep = edits.resident_bytes(observed.trace, repeats)
-    room = observed.machine.sbuf_partition_bytes
-    caveat = f"needs {keep} bytes a partition resident" if keep > 0 else ""
-    if keep > room:
-        caveat = f"all of it needs {keep} bytes a partition but SBUF has {room}: block the loops to keep a part"
     trace = edits.deduplicated(observed.trace, original, *observed.results)
-    lines = describe_lines(observed, np.flatnonzero(repeats))
-    change = f"Loading each region once ({int(repeats.sum())} repeated loads, {moved} bytes, {lines})"
-    return replay(observed, "loads hoisted", change, trace=trace, caveat=caveat, feasible=keep <= room)
+    room = observed.machine.sbuf_partition_bytes
+    peak = peak_usage(trace)[0]
+    if peak <= room:
+        change = f"Loading each region once ({_left_out(observed, repeats)})"
+        caveat = f"takes up to {peak} of {room} bytes a partition, resident tiles included"
+        return replay(observed, "loads hoisted", change, trace=trace, caveat=caveat)
+    plan = blocked_loads(observed, original)
+    if plan is None:
+        caveat = f"all of it needs {peak} bytes a partition but SBUF has {room}: block the loops to keep a part"
+        change = f"Loading each region once ({_left_out(observed, repeats)})"
+        return replay(observed, "loads hoisted", change, trace=trace, caveat=caveat, feasible=False)
+    once = f"{' and '.join(plan.kept)} loaded once for each block"
+    often = f", {' and '.join(plan.streamed)} once for {plan.factor} iterations" if plan.factor > 1 else ""
+    change = f"With the loops blocked, {once}{often} ({_left_out(observed, plan.original >= 0)})"
+    blocks = f"in blocks of {plan.factor} iterations, which take" if plan.factor > 1 else "which takes"
+    caveat = f"{blocks} about {plan.peak_bytes} of {room} bytes a partition (all of it resident would take {peak})"
+    trace = edits.deduplicated(observed.trace, plan.original, *observed.results)
+    return replay(observed, "loads hoisted", change, trace=trace, caveat=caveat)
+
+
+def _left_out(observed: Observed, rows: Bools) -> str:
+    """Loads that a change saves, in words."""
+    moved = int(observed.trace.column(Inst.BYTES)[rows].sum())
+    return f"{int(rows.sum())} loads fewer, {moved} bytes, {describe_lines(observed, np.flatnonzero(rows))}"
 
 
 def other_engine(observed: Observed, rows: Ints, engine: Engine, share: float = 1.0) -> Counterfactual | None:

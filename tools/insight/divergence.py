@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tools.insight.lockstep import lockstep
 from tools.insight.observed import READS, WRITES, Observed
 from tools.insight.steps import CLOSE, Agreement, Step, agreement
-from tools.insight.unwritten import area
 from tools.program import Program
 from tools.sim.instruction import Operand
 from tools.sim.machine import Machine
+from tools.sim.rectangles import area
 from tools.sim.tensor import Tensor
 
 Ints = NDArray[np.int64]

@@ -358,21 +358,6 @@ def repeated_loads(trace: Trace, loads: Bools) -> Ints:
     return found
 
 
-def resident_bytes(trace: Trace, repeats: Bools) -> int:
-    """SBUF bytes per partition that keeping the repeated regions on chip takes (rows laid out over 128 partitions)."""
-    owner = owners(trace)
-    operands = trace.operands
-    in_hbm = np.array([b.space not in ("sbuf", "psum") for b in trace.buffers] or [False])
-    mine = np.flatnonzero(in_hbm[operands[:, Operand.BUFFER]] & repeats[owner])
-    if not len(mine):
-        return 0
-    columns = [Operand.BUFFER, Operand.ROW0, Operand.ROW1, Operand.BYTE0, Operand.BYTE1]
-    _, first = np.unique(operands[mine][:, columns], axis=0, return_index=True)
-    rows = owner[mine[first]]
-    lanes = np.maximum(trace.column(Inst.PARTITIONS)[rows], 1)
-    return int(np.ceil(trace.column(Inst.BYTES)[rows] / lanes).sum())
-
-
 def lines_rows(trace: Trace, lines: Sequence[int]) -> Ints:
     """Instructions of these line ids."""
     return np.flatnonzero(np.isin(trace.column(Inst.LINE), np.asarray(lines, np.int64)))

@@ -7,14 +7,13 @@ written in part goes unseen (a run on data sees that too).
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tools.insight.edits import owners
 from tools.sim.errors import Diagnostic, Severity, SourceRange
 from tools.sim.instruction import BufferInfo, Inst, Operand, Trace
+from tools.sim.rectangles import area
 
 Ints = NDArray[np.int64]
 
@@ -56,20 +55,6 @@ def unwritten_outputs(trace: Trace) -> tuple[Diagnostic, ...]:
         if share < 1:
             found.append(_partly(trace, info, share))
     return tuple(found)
-
-
-def area(rectangles: Ints) -> int:
-    """Bytes that rectangles cover together; int64 [n, 4] of rows [0, 1) and bytes [2, 3)."""
-    total = 0
-    cuts = np.unique(rectangles[:, :2])
-    for low, high in pairwise(cuts.tolist()):
-        band = rectangles[(rectangles[:, 0] <= low) & (rectangles[:, 1] >= high)]
-        band = band[np.argsort(band[:, 2], kind="stable")]
-        if len(band):
-            reach = np.maximum.accumulate(band[:, 3])
-            before = np.concatenate([band[:1, 2], reach[:-1]])
-            total += int(np.maximum(reach - np.maximum(band[:, 2], before), 0).sum()) * (high - low)
-    return total
 
 
 def _partly(trace: Trace, info: BufferInfo, share: float) -> Diagnostic:

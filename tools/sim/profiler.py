@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from tools.sim.instruction import Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
 from tools.sim.nests import Cost, LoopTime, loop_times
+from tools.sim.rectangles import area
 from tools.sim.timing import ENGINES, LAW_NAMES, Timeline, Wait, on_grid
 
 ENGINE_NAMES = ("Tensor", "Vector", "Scalar", "GpSimd", "Sync")
 TOP_STALLS = 12
+MOST_PARTS = 4096
+"""Different parts of one input up to which their overlap is worked out."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -92,6 +95,10 @@ class Profile:
     """Bytes of kernel inputs counted once each: what a kernel that reloads nothing would read."""
     reload_read_bytes: int
     """Input bytes read again, beyond the first time."""
+    spill_save_bytes: int
+    """Bytes stored to tensors in HBM that are neither input nor output, and loaded back."""
+    spill_reload_bytes: int
+    """Bytes loaded from tensors that the kernel itself stored, each time."""
     hardware_flops: int
     transpose_flops: int
     adjusted_hardware_flops: float
@@ -106,7 +113,7 @@ class Profile:
     memory_us: float
     """memory_bound_ideal: HBM bytes at the rate that one core can draw."""
     compute_us: float
-    """compute_bound_ideal: adjusted flops at the Tensor Engine's peak."""
+    """compute_bound_ideal: flops at the Tensor Engine's peak, each weighted by the passes that it takes on this machine."""
     pipeline_us: float
     """perfect_pipeline: the busiest engine (or the DMA engines) without any waiting."""
     bottleneck: str
@@ -169,6 +176,20 @@ def flops(trace: Trace, law: Ints) -> tuple[Ints, Ints, Floats]:
     return hardware, np.where(moves, hardware, 0), weight
 
 
+def _passes(trace: Trace, law: Ints, weight: Floats, machine: Machine) -> Floats:
+    """Passes that each flop takes on this machine.
+
+    As `flops` weights them by Neuron Explorer's rule, but for float32 in transpose mode and for operands of ones and
+    zeros, which the rule doesn't know.
+    """
+    flags = trace.column(Inst.FLAGS)
+    wide = (flags & Flag.FP32) != 0
+    moves = wide & ((law == LAW_NAMES.index("transpose")) | ((flags & Flag.TRANSPOSE) != 0))
+    marked = wide & ((flags & Flag.ONEZERO) != 0)
+    passes = np.where(marked, machine.tensor_fp32_passes / machine.tensor_onezero_gain, weight)
+    return np.minimum(np.where(moves, machine.tensor_fp32_transpose_passes, passes), weight)
+
+
 def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
     """The profile of `timeline`, the schedule of `trace` on `machine`."""
     cost = timeline.costs
@@ -193,6 +214,7 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
     reads, writes = hbm_bytes(trace, cost.is_dma)
     read, write = int(reads.sum()), int(writes.sum())
     unique = _unique_input_bytes(trace, cost.is_dma)
+    saved, reloaded = _spills(trace, reads, writes)
     spent = _cost(trace, timeline)
     hardware, transposes, weight = flops(trace, cost.law)
     total_flops, transpose_flops = int(hardware.sum()), int(transposes.sum())
@@ -225,6 +247,8 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
         hbm_write_bytes=write,
         input_read_bytes=unique,
         reload_read_bytes=max(_input_reads(trace, reads) - unique, 0),
+        spill_save_bytes=saved,
+        spill_reload_bytes=reloaded,
         hardware_flops=total_flops,
         transpose_flops=transpose_flops,
         adjusted_hardware_flops=adjusted,
@@ -237,7 +261,7 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
         pe_row_utilisation_percent=100 * rows_used / full,
         pe_column_utilisation_percent=100 * columns_used / full,
         memory_us=(read + write) / machine.hbm_gbps / cores / 1e3,
-        compute_us=adjusted / peak / 1e3,
+        compute_us=float((hardware * _passes(trace, cost.law, weight, machine)).sum()) / peak / 1e3,
         pipeline_us=max(busiest.values()) / 1e3,
         bottleneck=bottleneck,
         lines=_lines(trace, spent),
@@ -270,7 +294,31 @@ def _unique_input_bytes(trace: Trace, is_dma: NDArray[np.bool_]) -> int:
     mine = inputs[buffer] & is_dma[owner] & ((trace.operands[:, Operand.FLAGS] & 2) != 0)
     total = np.zeros(len(sizes), np.int64)
     np.add.at(total, buffer[mine], trace.column(Inst.BYTES)[owner[mine]])
-    return int(np.minimum(total, sizes).sum())
+    found = np.minimum(total, sizes)
+    for b in np.unique(buffer[mine]).tolist():
+        parts = np.unique(trace.operands[mine & (buffer == b)][:, Operand.ROW0 : Operand.ROW_BYTES + 1], axis=0)
+        # Rectangles are known in rows of one width only, and are larger than what a strided access reads.
+        if len(parts) <= MOST_PARTS and len(np.unique(parts[:, -1])) == 1:
+            found[b] = min(int(found[b]), area(parts[:, :4]))
+    return int(found.sum())
+
+
+def _spills(trace: Trace, reads: Ints, writes: Ints) -> tuple[int, int]:
+    """Bytes that the kernel stores to HBM to load them back: (saved, loaded); outputs are stored anyway."""
+    count = len(trace.buffers)
+    owner = np.repeat(np.arange(len(trace)), trace.column(Inst.OPERANDS))
+    buffer, flags = trace.operands[:, Operand.BUFFER], trace.operands[:, Operand.FLAGS]
+    in_hbm = np.array([b.space not in ("sbuf", "psum") for b in trace.buffers] or [False])
+    own = np.array([b.role not in ("input", "constant") for b in trace.buffers] or [False])
+    output = np.array([b.role == "output" for b in trace.buffers] or [False])
+    stored, loaded = np.zeros(max(count, 1), np.bool_), np.zeros(max(count, 1), np.bool_)
+    stores = in_hbm[buffer] & ((flags & 1) != 0) & (writes[owner] > 0)
+    loads = in_hbm[buffer] & ((flags & 2) != 0) & (reads[owner] > 0)
+    stored[buffer[stores]], loaded[buffer[loads]] = True, True
+    both = own & stored & loaded
+    back = np.unique(owner[loads & both[buffer]])
+    out = np.unique(owner[stores & (both & ~output)[buffer]])
+    return int(writes[out].sum()), int(reads[back].sum())
 
 
 def _cost(trace: Trace, timeline: Timeline) -> Cost:

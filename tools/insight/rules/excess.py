@@ -11,8 +11,8 @@ from tools.insight import counterfactual as what_if
 from tools.insight import edits
 from tools.insight.advice import Advice, Case, rule
 from tools.insight.counterfactual import Counterfactual
-from tools.insight.unwritten import area
 from tools.sim.instruction import Inst, Operand
+from tools.sim.rectangles import area
 from tools.sim.timing import Wait, peak_usage
 
 Ints = NDArray[np.int64]

@@ -45,6 +45,12 @@ def repeat_factors(case: Case) -> dict[int, tuple[int, int]]:
     }
 
 
+def _loads_of(case: Case, buffer: int, rows: NDArray[np.bool_]) -> Ints:
+    """Those of `rows` that load a part of `buffer`."""
+    mine = (case.seen.trace.operands[:, Operand.BUFFER] == buffer) & rows[case.seen.owner]
+    return np.unique(case.seen.owner[mine])
+
+
 @rule("D1")
 def reloads(case: Case) -> Advice | None:
     """An input is loaded more than 1.5 times over."""
@@ -55,7 +61,7 @@ def reloads(case: Case) -> Advice | None:
     worst.sort(key=lambda w: -(w[1] - w[2]))
     b, moved, size, factor = worst[0]
     name = case.seen.trace.buffers[b].name or f"input {b}"
-    repeats = np.flatnonzero(edits.repeated_loads(case.seen.trace, case.seen.is_load))
+    repeats = _loads_of(case, b, edits.repeated_loads(case.seen.trace, case.seen.is_load) >= 0)
     lines = case.heaviest(repeats) if len(repeats) else []
     return Advice(
         "D1",
