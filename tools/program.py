@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -22,7 +23,7 @@ from tools.sim.dtypes import DType
 from tools.sim.errors import Diagnostic, KernelError, SourceRange
 from tools.sim.execute import _flatten, _Run
 from tools.sim.frontend.loader import LoadedKernel
-from tools.sim.instruction import OPCODES, BufferInfo, Engine, Inst, Opcode, Operand, Trace
+from tools.sim.instruction import OPCODES, BufferInfo, Engine, Inst, Opcode, Operand, ParallelLoop, Trace
 from tools.sim.isa import enums, ops
 from tools.sim.isa.control import Register
 from tools.sim.machine import Machine, machine
@@ -83,6 +84,7 @@ class Program:
                 for b in self.trace.buffers
             ],
             "lines": self.trace.lines,
+            "parallel": [[loop.line, list(loop.starts)] for loop in self.trace.parallel],
             "dialect": self.trace.dialect,
             "cores": self.trace.cores,
             "parameters": self.parameters,
@@ -109,6 +111,16 @@ class Program:
             return _unpack(header, arrays, source, filename)
         except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise Malformed(f"{type(error).__name__}: {error}") from error
+
+
+def _parallel(packed: Any, lines: int, instructions: int) -> ParallelLoop:
+    """A noted loop, its iterations in order and inside the record."""
+    line, starts = int(packed[0]), tuple(int(n) for n in packed[1])
+    if not -1 <= line < max(lines, 1) or len(starts) < 3 or starts[0] < 0 or starts[-1] > instructions:
+        raise Malformed("a loop lies outside the record")
+    if any(a > b for a, b in pairwise(starts)):
+        raise Malformed("a loop's iterations aren't in order")
+    return ParallelLoop(line, starts)
 
 
 def _unpack(header: dict[str, Any], arrays: Sequence[NDArray[Any]], source: str, filename: str) -> Program:
@@ -164,7 +176,7 @@ def _unpack(header: dict[str, Any], arrays: Sequence[NDArray[Any]], source: str,
         raise Malformed("a size is negative")
     trace = Trace(
         machine(str(header["target"])).name, instructions, operands, buffers, lines, {filename: source},
-        str(header["dialect"]), int(header["cores"]),
+        str(header["dialect"]), int(header["cores"]), [_parallel(loop, len(lines), n) for loop in header["parallel"]],
     )  # fmt: skip
     parameters, outputs, constants = header["parameters"], header["outputs"], header["constants"]
     if not isinstance(parameters, list) or len(arrays) != 4 + len(constants):

@@ -16,6 +16,7 @@ MEANINGS: dict[str, str] = {
     "KW-ACTIVATION-UNKNOWN": "no such activation function",
     "KW-ADDRESS-OVERLAP": "two tiles placed over each other while both hold live data",
     "KW-ADDRESS-RANGE": "a placed tile reaches beyond SBUF, PSUM or their partitions",
+    "KW-AFFINE-OUTPUT": "several iterations of an affine_range write one place",
     "KW-ALLOCATION": "an allocator call of Beta 1 can't be carried out",
     "KW-AP-PARTITION-STEP": "an access pattern doesn't step from partition to partition by the tile's row",
     "KW-AP-VECTOR-OFFSET": "rows gathered by an index tile where that isn't possible (on chip, or not dimension 0)",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sim.errors import Diagnostic, Severity, SourceRange
+from tools.sim.errors import Diagnostic, Severity
 from tools.sim.instruction import OPCODES, BufferInfo, Inst, Operand, Trace
+from tools.sim.iterations import repeated_writes
 from tools.sim.machine import Machine
 
 Ints = NDArray[np.int64]
@@ -30,6 +31,7 @@ def hazards(trace: Trace, machine: Machine) -> tuple[Diagnostic, ...]:
         outside_addresses, overlapping_addresses, over_capacity, start_partitions, bank_crossings, unused_results
     ):  # fmt: skip
         found.extend(check(trace, machine, use))
+    found.extend(_once(repeated_writes(trace)))
     return tuple(found)
 
 
@@ -52,17 +54,8 @@ class _Use:
         np.maximum.at(self.written, buffer[writes], self.owner[writes])
 
 
-def _where(trace: Trace, line: int) -> SourceRange | None:
-    if not 0 <= line < len(trace.lines):
-        return None
-    file, number = trace.lines[line]
-    lines = trace.sources.get(file, "").splitlines()
-    text = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-    return SourceRange(file, number, text=text)
-
-
 def _short(trace: Trace, line: int) -> str:
-    where = _where(trace, line)
+    where = trace.where(line)
     return f"{where.file.rsplit('/', 1)[-1]}:{where.line}" if where else "an unknown line"
 
 
@@ -111,7 +104,7 @@ def outside_addresses(trace: Trace, machine: Machine, use: _Use) -> list[Diagnos
             severity=Severity.ERROR,
             message=f"{_label(t.buffer)} at address {t.buffer.address} reaches partition {t.row1} and byte {t.byte1}; the "
             f"{space.upper()} has {machine.partitions} partitions of {limit} bytes",
-            where=_where(trace, t.buffer.line),
+            where=trace.where(t.buffer.line),
             operand="address",
             found=[t.row1, t.byte1],
             limit=[machine.partitions, limit],
@@ -167,7 +160,7 @@ def _overlap(trace: Trace, use: _Use, tile: _Placed, other: _Placed) -> Diagnost
         message=f"{_label(tile.buffer)} at address {tile.buffer.address} lies over {_label(other.buffer)} at "
         f"{other.buffer.address} ({_short(trace, other.buffer.line)}), which is read again at "
         f"{_short(trace, int(trace.instructions[later, Inst.LINE]))}",
-        where=_where(trace, tile.buffer.line),
+        where=trace.where(tile.buffer.line),
         operand=tile.buffer.name,
         found=list(tile.buffer.address or ()),
         fix="move one of them, or finish with the older tile before writing the new one",
@@ -213,7 +206,7 @@ def _capacity(trace: Trace, space: str, level: int, limit: int, peak: int, live:
         severity=Severity.WARNING if spills else Severity.ERROR,
         message=f"{len(held)} tiles that hold live data need {level} bytes a partition, the {space.upper()} has {limit}; "
         f"largest: {largest}",
-        where=_where(trace, int(trace.instructions[peak, Inst.LINE])),
+        where=trace.where(int(trace.instructions[peak, Inst.LINE])),
         found=level,
         limit=limit,
         fix="use smaller tiles, finish with tiles before loading new ones, or keep data in a narrower type"
@@ -261,7 +254,7 @@ def _starts(trace: Trace, use: _Use, rows: Ints, start: Ints, height: Ints, step
             code="KW-START-PARTITION",
             severity=Severity.WARNING,
             message=f"{trace.opcode_name(owner)} accesses {count} partitions of {_label(buffer)} from partition {first} on",
-            where=_where(trace, int(trace.instructions[owner, Inst.LINE])),
+            where=trace.where(int(trace.instructions[owner, Inst.LINE])),
             operand=buffer.name,
             found=first,
             limit=f"multiples of {legal}" if legal < 128 else "0",
@@ -296,7 +289,7 @@ def _crossings(trace: Trace, use: _Use, rows: Ints, bank: int) -> Iterator[Diagn
             code="KW-PSUM-BANK",
             severity=Severity.ERROR if end - begin > bank else Severity.WARNING,
             message=f"{trace.opcode_name(owner)} writes bytes {begin} to {end} of {_label(buffer)}, across a bank of {bank} bytes",
-            where=_where(trace, int(trace.instructions[owner, Inst.LINE])),
+            where=trace.where(int(trace.instructions[owner, Inst.LINE])),
             operand="dst",
             found=[begin, end],
             limit=bank,
@@ -322,7 +315,7 @@ def _unused(trace: Trace, use: _Use) -> Iterator[Diagnostic]:
             code="KW-UNUSED-RESULT",
             severity=Severity.NOTE,
             message=f"{_label(buffer)} is written ({trace.opcode_name(writer)}) and never read",
-            where=_where(trace, int(trace.instructions[writer, Inst.LINE])),
+            where=trace.where(int(trace.instructions[writer, Inst.LINE])),
             operand=buffer.name,
             fix="drop the instruction, or store what it computes",
         )

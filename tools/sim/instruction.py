@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.sim.errors import SourceRange
+
 
 class Engine(IntEnum):
     """The instruction streams of one NeuronCore, by their ISA order (PE, DVE, ACT, POOL, SP)."""
@@ -172,6 +174,19 @@ class BufferInfo:
     role: str = "local"
 
 
+@dataclass(frozen=True, slots=True)
+class ParallelLoop:
+    """One run of a loop whose iterations the kernel declares independent (`affine_range` of Beta 1).
+
+    Attributes:
+        line: of the loop's header, an index into `Trace.lines`.
+        starts: first instruction of each iteration, and behind the last one.
+    """
+
+    line: int
+    starts: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Trace:
     """The recorded instruction stream of one launch, in program order, all cores.
@@ -184,6 +199,7 @@ class Trace:
         lines: (file, line) by index of the LINE column.
         sources: text of each kernel source file.
         dialect: `nki` or `neuronxcc.nki`.
+        parallel: loops that claim independent iterations; of each loop the first runs only.
     """
 
     target: str
@@ -194,6 +210,7 @@ class Trace:
     sources: dict[str, str] = field(default_factory=dict)
     dialect: str = "nki"
     cores: int = 1
+    parallel: list[ParallelLoop] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.instructions)
@@ -205,6 +222,14 @@ class Trace:
     def opcode_name(self, index: int) -> str:
         """Name of instruction `index`."""
         return OPCODES[int(self.instructions[index, Inst.OPCODE])].name
+
+    def where(self, line: int) -> SourceRange | None:
+        """The source line behind an index into `lines`, with its text where the source is known."""
+        if not 0 <= line < len(self.lines):
+            return None
+        file, number = self.lines[line]
+        text = self.sources.get(file, "").splitlines()
+        return SourceRange(file, number, text=text[number - 1].strip() if 0 < number <= len(text) else "")
 
     def to_json(self) -> dict[str, Any]:
         """A compact JSON form (used by goldens and by the worker protocol)."""
@@ -227,6 +252,7 @@ class TraceBuilder:
         self.lines: list[tuple[str, int]] = []
         self.line_ids: dict[tuple[str, int], int] = {}
         self.operand_count = 0
+        self.parallel: list[ParallelLoop] = []
 
     def line_id(self, file: str, line: int) -> int:
         """Index of (file, line) in the trace's line table."""
@@ -237,6 +263,11 @@ class TraceBuilder:
             self.lines.append(key)
         return found
 
+    @property
+    def count(self) -> int:
+        """Instructions recorded so far."""
+        return len(self.rows) // len(Inst)
+
     def finish(self, sources: dict[str, str], dialect: str, cores: int = 1) -> Trace:
         """The trace recorded so far.
 
@@ -246,4 +277,6 @@ class TraceBuilder:
         rows = np.frombuffer(self.rows, dtype=np.int64) if self.rows else np.empty(0, np.int64)
         ops = np.frombuffer(self.operand_rows, dtype=np.int64) if self.operand_rows else np.empty(0, np.int64)
         instructions, operands = rows.reshape(-1, len(Inst)), ops.reshape(-1, len(Operand))
-        return Trace(self.target, instructions, operands, self.buffers, self.lines, sources, dialect, cores)
+        return Trace(
+            self.target, instructions, operands, self.buffers, self.lines, sources, dialect, cores, self.parallel
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from tools.sim.frontend.beta1.mask import resolve
 from tools.sim.frontend.beta1.movement import in_sbuf, source, tile_of, unknown
 from tools.sim.frontend.beta1.promotion import dtype_of
 from tools.sim.frontend.beta1.tile import Tile, begin, defer
+from tools.sim.instruction import ParallelLoop, TraceBuilder
 from tools.sim.isa import vector
 from tools.sim.tensor import Tensor
 
@@ -27,28 +29,62 @@ def _index(value: int, first: bool) -> LoopIndex:
 
 
 class Loop:
-    """`nl.affine_range(...)`: integers that know the first iteration of their loop."""
+    """`nl.affine_range(...)` and its kin: integers that know the first iteration of their loop.
 
-    __slots__ = ("values",)
+    Attributes:
+        values: the index of each iteration.
+        parallel: whether the kernel says that the iterations don't depend on each other.
+    """
 
-    def __init__(self, values: range) -> None:
+    __slots__ = ("parallel", "values")
+
+    def __init__(self, values: range, parallel: bool) -> None:
         self.values = values
+        self.parallel = parallel
 
     def __iter__(self) -> Iterator[LoopIndex]:
         core = context.find()
+        frame = sys._getframe(1)
+        steps: Iterable[LoopIndex] | None = None
         if core is not None and core.recorder is not None:
-            frame = sys._getframe(1)
             body = body_of(frame)
             if body is not None:
                 loop = (frame.f_code, frame.f_lineno)
-                return core.recorder.iterate(loop, self.values, _index, lambda: body.holds(frame), body.masked)
-        return (_index(value, k == 0) for k, value in enumerate(self.values))
+                steps = core.recorder.iterate(loop, self.values, _index, lambda: body.holds(frame), body.masked)
+        if steps is None:
+            steps = (_index(value, k == 0) for k, value in enumerate(self.values))
+        if core is None or not self.parallel or len(self.values) < 2:
+            return iter(steps)
+        return _noted(core.builder, core.builder.line_id(frame.f_code.co_filename, frame.f_lineno), self.values, steps)
 
     def __len__(self) -> int:
         return len(self.values)
 
 
-def _loop(api: str, bounds: tuple[Any, ...], hints: dict[str, Any]) -> Loop:
+_NOTED_RUNS = 8
+"""Runs of one loop whose iterations are noted: what one run writes, the later ones write shifted."""
+
+
+def _noted(builder: TraceBuilder, line: int, values: range, steps: Iterable[LoopIndex]) -> Iterator[LoopIndex]:
+    """The iterations `steps`, noting in the trace where each begins.
+
+    Iterations that the recorder derives don't come by here: they repeat the one before them, instruction by instruction.
+    """
+    if sum(run.line == line for run in builder.parallel) >= _NOTED_RUNS:
+        yield from steps
+        return
+    seen: list[tuple[int, int]] = []
+    for index in steps:
+        seen.append((values.index(int(index)), builder.count))
+        yield index
+    seen.append((len(values), builder.count))
+    starts: list[int] = []
+    for (k, row), (after, later) in pairwise(seen):
+        starts.extend(row + (later - row) * j // (after - k) for j in range(after - k))
+    builder.parallel.append(ParallelLoop(line, (*starts, seen[-1][1])))
+
+
+def _loop(api: str, bounds: tuple[Any, ...], hints: dict[str, Any], parallel: bool = False) -> Loop:
     for extra in hints:
         if extra not in _HINTS:
             context.fail("KW-ARGUMENT", f"{api} has no argument {extra!r}", operand=extra, fix="remove it")
@@ -59,12 +95,12 @@ def _loop(api: str, bounds: tuple[Any, ...], hints: dict[str, Any]) -> Loop:
                 f"{api}: a loop bound is a tile (err_dynamic_control_flow_not_supported)",
                 fix="loop bounds must be known while the kernel is traced",
             )
-    return Loop(range(*(context.index_value(b) for b in bounds)))
+    return Loop(range(*(context.index_value(b) for b in bounds)), parallel)
 
 
 def affine_range(*bounds: Any, **hints: Any) -> Loop:
     """Iterations without dependence on each other, but for associative accumulation."""
-    return _loop("nl.affine_range", bounds, hints)
+    return _loop("nl.affine_range", bounds, hints, parallel=True)
 
 
 def sequential_range(*bounds: Any, **hints: Any) -> Loop:
