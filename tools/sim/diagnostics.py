@@ -9,6 +9,7 @@ import ast
 from pathlib import Path
 
 MEANINGS: dict[str, str] = {
+    "KW-ABSENT-MODULE": "the kernel itself calls into a module that isn't installed here",
     "KW-ACTIVATE2-OPS": "activate2: this pair of prologue operators doesn't exist",
     "KW-ACTIVATION-BIAS": "a number as activation bias on trn1, which takes only a [P, 1] tile",
     "KW-ACTIVATION-RANGE": "an activation's argument lies outside the range that the hardware's table covers",
@@ -22,7 +23,7 @@ MEANINGS: dict[str, str] = {
     "KW-AP-VECTOR-OFFSET": "rows gathered by an index tile where that isn't possible (on chip, or not dimension 0)",
     "KW-ARGUMENT": "an argument that this function doesn't have, or doesn't take so",
     "KW-ARGUMENTS": "the kernel can't be called with the arguments given",
-    "KW-ASSIGN": "`tensor[...] = value` in a dialect without it",
+    "KW-ASSIGN": "`tensor[...] = value` with a value that is neither a tensor nor a number",
     "KW-BARRIER-CORES": "core_barrier over other cores than (0, 1)",
     "KW-BARRIER-DATA": "a barrier on data that the other core doesn't see",
     "KW-BITWISE-DTYPE": "a bitwise operator on a tile that isn't an integer",

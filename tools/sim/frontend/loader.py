@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from tools.sim.errors import Diagnostic, KernelError, SourceRange
+from tools.sim.frontend.absent import absent, guarded_lines, is_absent
 from tools.sim.frontend.modules import is_language_module, language_module
 
 SAFE_IMPORTS = frozenset(
@@ -146,6 +147,8 @@ class ModuleSpace:
                 )
             if full == "logging":
                 return _quiet_logging()
+            if self._for_host_code(full, sys._getframe(1)):
+                return absent(full if fromlist else full.split(".")[0])
             return builtins.__import__(name, globals, locals, list(fromlist or ()), level)
         if fromlist:
             for item in fromlist:
@@ -153,6 +156,12 @@ class ModuleSpace:
                     self._load(f"{full}.{item}")
             return leaf
         return self._load(full.split(".")[0]) or leaf
+
+    def _for_host_code(self, full: str, importer: FrameType) -> bool:
+        """Whether the import at `importer` is of a module that isn't here, and the file has no plan for that."""
+        if self.allowed is not None or is_language_module(full) or not is_absent(full):
+            return False
+        return importer.f_lineno not in guarded_lines(self.sources.get(importer.f_code.co_filename, ""))
 
     def _load(self, full: str) -> ModuleType | None:
         if is_language_module(full):
