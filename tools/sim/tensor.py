@@ -386,11 +386,9 @@ class Tensor:
         return type(self)(self.buffer, shape, self.dtype, offset, strides, self.rows)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        context.fail(
-            "KW-ASSIGN",
-            f"tensors can't be assigned to with [] = in this dialect ({self!r})",
-            fix="write with an instruction: nisa.tensor_copy, nisa.memset or nisa.dma_copy into the slice",
-        )
+        from tools.sim.isa.assignment import assign  # instructions are made of tensors
+
+        assign(self[key], value)
 
     # -- views -------------------------------------------------------------------------------------------------------
 

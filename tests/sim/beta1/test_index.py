@@ -161,7 +161,10 @@ def test_subscripts_that_are_not_affine_gather(text):
         ("nl.load(x[60 + nl.arange(8)[:, None], nl.arange(8)[None, :]])", "KW-OUT-OF-BOUNDS"),
         ("1 if nl.arange(4)[:, None] < 2 else 0", "KW-INDEX-TRUTH"),
         ("1 if nl.load(x) else 0", "KW-TENSOR-TRUTH"),
-        ("nl.ndarray((nl.par_dim(4),), dtype=nl.float32)", "KW-RANK"),
+        ("nl.exp(nl.ndarray((nl.par_dim(4),), dtype=nl.float32))", "KW-RANK"),
+        ("nl.ndarray((4,), dtype=nl.float32, buffer=nl.psum)[0]", "KW-RANK"),
+        ("nl.ndarray((4,), dtype=nl.float32).reshape((4, 1))", "KW-RANK"),
+        ("nl.zeros((4,), dtype=nl.float32)", "KW-RANK"),
         ("nl.zeros((4, 4), dtype=nl.float32, buffer=nl.hbm)", "KW-HBM-INIT"),
         ("nl.ndarray((2, nl.par_dim(4), 4), dtype=nl.float32)[2]", "KW-OUT-OF-BOUNDS"),
         ("nl.exp(nl.ndarray((2, nl.par_dim(4), 4), dtype=nl.float32))", "KW-BLOCK-INDEX"),
@@ -177,3 +180,75 @@ def test_what_the_tracer_refuses_is_named(body, code):
     assert caught.value.diagnostic.code == code
     assert caught.value.diagnostic.where is not None
     assert caught.value.diagnostic.where.line == 8
+
+
+def test_a_tile_without_a_free_dimension_may_be_declared_and_forgotten():
+    x = np.arange(8, dtype=np.float32)
+    result = run(
+        """
+        def kernel(x):
+            column = nl.ndarray((nl.par_dim(8),), dtype=x.dtype, buffer=nl.sbuf)
+            column = nl.load(x)
+            out = nl.ndarray((8, 1), dtype=x.dtype, buffer=nl.shared_hbm)
+            nl.store(out, column)
+            return out
+        """,
+        x,
+    )
+    assert np.array_equal(result.outputs[0][:, 0], x)
+
+
+@pytest.mark.parametrize(
+    ("subscript", "shape"),
+    [("[e, :, :]", (16, 4)), ("[e]", (16, 4)), ("[:, e, :]", (8, 4)), ("[e, 2:6, 1:3]", (4, 2)), ("[e, 3, :]", (4,)),
+     ("[:, 5, e]", (8,)), ("[..., e]", (8, 16))],
+)  # fmt: skip
+def test_an_element_of_a_tile_is_a_scalar_as_an_index(subscript, shape):
+    rng = np.random.default_rng(0)
+    table, indices = rng.standard_normal((8, 16, 4)).astype(np.float32), np.array([[3, 1], [0, 2]], np.int32)
+    result = run(
+        f"""
+        def kernel(table, indices):
+            chosen = nl.load(indices)
+            e = chosen[1, 1]
+            tile = nl.load(table{subscript})
+            out = nl.ndarray(tile.shape, dtype=table.dtype, buffer=nl.shared_hbm)
+            nl.store(out, tile)
+            return out
+        """,
+        table,
+        indices,
+    )
+    want = eval(f"table{subscript}", {"table": table, "e": 2})
+    assert want.shape == shape
+    assert np.array_equal(result.outputs[0].reshape(shape), want)
+
+
+def test_an_element_that_points_outside_is_refused():
+    with pytest.raises(KernelError) as caught:
+        run(
+            "def kernel(table, indices):\n    e = nl.load(indices)[0, 0]\n    nl.load(table[e, :, :])\n",
+            np.zeros((8, 16, 4), np.float32),
+            np.array([[8]], np.int32),
+        )
+    assert caught.value.diagnostic.code == "KW-OUT-OF-BOUNDS"
+
+
+@pytest.mark.parametrize(
+    ("small", "shape"), [((4, 1), (4, 6, 1)), ((4, 6), (4, 6, 3)), ((4, 3), (4, 6, 3)), ((4, 1), (4, 5, 6))]
+)
+def test_an_assignment_adds_missing_dimensions_behind_the_partitions(small, shape):
+    x = np.random.default_rng(0).standard_normal(small).astype(np.float32)
+    result = run(
+        f"""
+        def kernel(x):
+            tile = nl.ndarray({shape}, dtype=x.dtype, buffer=nl.sbuf)
+            tile[...] = nl.load(x)
+            out = nl.ndarray({shape}, dtype=x.dtype, buffer=nl.shared_hbm)
+            nl.store(out, tile)
+            return out
+        """,
+        x,
+    )
+    inner = (4, *(1,) * (len(shape) - 2), *small[1:]) if small[-1] in (1, shape[-1]) else (*small, 1)
+    assert np.array_equal(result.outputs[0], np.broadcast_to(x.reshape(inner), shape))

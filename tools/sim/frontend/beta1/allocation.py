@@ -15,7 +15,7 @@ from tools.sim.dtypes import DType
 from tools.sim.frontend import language
 from tools.sim.frontend.beta1.blocks import BlockTensor, Placer, TileStore
 from tools.sim.frontend.beta1.promotion import dtype_of
-from tools.sim.frontend.beta1.tile import Tile, begin
+from tools.sim.frontend.beta1.tile import Rankless, Tile, begin
 from tools.sim.isa import randomness, vector
 from tools.sim.tensor import Tensor
 
@@ -184,7 +184,7 @@ def _hints(api: str, kwargs: dict[str, Any]) -> None:
 
 def _allocate(
     shape: Any, dtype: Any, buffer: Any, name: str, fill: Callable[[Tile], None] | None = None
-) -> Tile | BlockTensor:
+) -> Tile | BlockTensor | Rankless:
     core = begin()
     sizes, axis = _shape(shape)
     kind = dtype_of(dtype)
@@ -199,14 +199,10 @@ def _allocate(
             fix="use nl.sbuf, nl.psum, nl.hbm, nl.shared_hbm or nl.private_hbm",
         )
     if len(sizes) - axis < 2:
-        context.fail(
-            "KW-RANK",
-            f"{name or 'an on-chip tensor'} of shape {list(sizes)} has no free dimension (Insufficient rank)",
-            operand="shape",
-            found=list(sizes),
-            limit="[P, F...]",
-            fix="give it a free dimension: (nl.par_dim(n), 1)",
-        )
+        rankless = Rankless(sizes, name)
+        if fill is not None or not sizes:
+            rankless.refuse()
+        return rankless
     placer: Placer | None = None
     if isinstance(buffer, Placement) and buffer.place is not None:
         nbytes = prod(sizes[axis + 1 :]) * kind.itemsize

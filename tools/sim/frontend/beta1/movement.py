@@ -12,7 +12,7 @@ from tools.sim.core import Core
 from tools.sim.frontend.beta1.blocks import BlockTensor
 from tools.sim.frontend.beta1.mask import resolve
 from tools.sim.frontend.beta1.promotion import dtype_of
-from tools.sim.frontend.beta1.tile import SBUF_ONLY, Chooser, PickedTile, Tile, apart, begin, defer, is_empty
+from tools.sim.frontend.beta1.tile import SBUF_ONLY, Chooser, PickedTile, Rankless, Tile, apart, begin, defer, is_empty
 from tools.sim.isa import dma, vector
 from tools.sim.isa.enums import dge_mode as dge_modes
 from tools.sim.isa.enums import oob_mode as oob_modes
@@ -25,6 +25,8 @@ def tile_of(value: Any, name: str, api: str) -> Tile:
     """`value`, which must be a tile."""
     if isinstance(value, Tile):
         return value
+    if isinstance(value, Rankless):
+        value.refuse()
     if isinstance(value, BlockTensor):
         context.fail(
             "KW-BLOCK-INDEX",
@@ -68,11 +70,22 @@ def source(tile: Tile, chooser: Chooser) -> Tile:
 
 
 def fitted(value: Tile, shape: tuple[int, ...]) -> Tile:
-    """`value` with its size-1 dimensions repeated where `shape` needs it; unchanged when the sizes agree already."""
+    """`value` with its size-1 dimensions repeated where `shape` needs it; unchanged when the sizes agree already.
+
+    Missing dimensions are added behind the partition dimension, which stays first: [128, 1] fills [128, 64, 1].
+    """
     if value.shape == shape or (prod(value.shape) == prod(shape) and value.shape[0] == shape[0]):
         return value
     from tools.sim.frontend.beta1 import elementwise
 
+    missing = len(shape) - len(value.shape)
+    if missing > 0 and value.shape[0] == shape[0]:
+        inner = value.shape[1:]
+        for sizes in ((value.shape[0], *(1,) * missing, *inner), (*value.shape, *(1,) * missing)):
+            if all(a in (1, b) for a, b in zip(sizes, shape)):
+                found = elementwise.broadcast(value.reshape(sizes), shape)
+                assert isinstance(found, Tile)
+                return found
     if len(value.shape) <= len(shape) and all(a in (1, b) for a, b in zip(value.shape[::-1], shape[::-1])):
         found = elementwise.broadcast(value, shape)
         assert isinstance(found, Tile)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +144,8 @@ class Tile(Tensor):
                 ):
                     return self._loose_slices(key)
             found: Tile = Tensor.__getitem__(self, key)  # type: ignore[assignment]
+            if found.shape == (1, 1) and self.buffer.on_chip and all(type(k) in _INTEGERS for k in key):
+                return Element(found.buffer, found.shape, found.dtype, found.offset, found.strides, found.rows)
             return found
         if not advanced:
             key = self._expand_basic(key)
@@ -361,6 +363,11 @@ class Tile(Tensor):
 
     def _dynamic(self, key: tuple[Any, ...]) -> Tile:
         """Subscripts that hold tiles: rows picked by values known only while the kernel runs."""
+        if not self.buffer.on_chip and all(
+            isinstance(k, Element | int | slice | DynSlice) or k is Ellipsis for k in key
+        ):
+            # an element has no axes to give to the result: its dimension goes, as with an integer
+            return self[tuple(context.index_value(k) if isinstance(k, Element) else k for k in key)]
         key = self._expand_dynamic(key)
         if not self.buffer.on_chip:
             found = self._row_gather(key)
@@ -677,6 +684,45 @@ class LooseTile(Tile):
 
 def _padded(box: Box, ndim: int, shape: tuple[int, ...]) -> Box:
     return box[:ndim] + tuple((0, n) for n in shape[len(box) : ndim])
+
+
+class Element(Tile):
+    """One element of a tile on chip, chosen by integers alone. As an index it is one number, not a 1x1 array."""
+
+    __slots__ = ()
+
+
+class Rankless:
+    """What `nl.ndarray((128,))` gives on chip: a tile without a free dimension, which no instruction takes.
+
+    Declaring one is harmless (kernels declare `t = nl.ndarray((128,))` and then rebind the name); using it isn't.
+    """
+
+    __slots__ = ("name", "shape")
+
+    def __init__(self, shape: tuple[int, ...], name: str) -> None:
+        self.shape = shape
+        self.name = name
+
+    def refuse(self) -> NoReturn:
+        """Stop the kernel, which uses this tile."""
+        context.fail(
+            "KW-RANK",
+            f"{self.name or 'an on-chip tensor'} of shape {list(self.shape)} has no free dimension (Insufficient rank)",
+            operand="shape",
+            found=list(self.shape),
+            limit="[P, F...]",
+            fix="give it a free dimension: (nl.par_dim(n), 1)",
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        self.refuse()
+
+    def __getitem__(self, key: Any) -> Any:
+        self.refuse()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.refuse()
 
 
 class DynamicIndex:
@@ -1056,7 +1102,7 @@ def assign(target: Tile, value: Any) -> None:
         # the instruction can't write there itself: what its mask left out isn't copied either
         chooser = value.work.chooser
     begin()
-    if value is target or (isinstance(value, Tensor) and type(target) is Tile and same_view(target, value)):
+    if value is target or (isinstance(value, Tensor) and type(target) in (Tile, Element) and same_view(target, value)):
         return
     from tools.sim.frontend.beta1 import movement
 
