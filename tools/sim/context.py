@@ -61,6 +61,22 @@ def fail(
     )
 
 
+def strict_fail(
+    code: str,
+    message: str,
+    *,
+    dialect: str = "",
+    operand: str = "",
+    found: Any = None,
+    limit: Any = None,
+    fix: str = "",
+) -> None:
+    """Like `fail` in a strict run (of that dialect, if one is named), nothing otherwise: what only the compiler refuses."""
+    core = _current.core
+    if core is not None and core.options.strict and dialect in ("", core.launch.dialect):
+        fail(code, message, operand=operand, found=found, limit=limit, fix=fix)
+
+
 def warn(
     code: str,
     message: str,

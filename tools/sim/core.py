@@ -99,6 +99,8 @@ class Core:
         tensor_class: class of the tensors that this core makes; a dialect may offer more operations on them.
         deferred: Beta 1: the result tile whose instruction hasn't been issued yet, because its destination isn't known.
         place: where a deferred instruction was written, while it is being issued.
+        ordered: whether the kernel is inside `no_reorder`.
+        placed: Beta 1: whether the kernel has placed a tile itself (direct allocation).
         legal: operand shapes and types that passed an instruction's checks, and what those worked out.
     """
 
@@ -120,6 +122,7 @@ class Core:
         self.watch: list[tuple[Tensor, bool, int]] | None = None
         self.shared_count = 0
         self.exact = launch.options.precision == "exact"
+        self._strict = launch.options.strict and launch.dialect == "nki"
         self._rows = self.builder.rows
         self._operands = self.builder.operand_rows
         self._files = launch.files
@@ -130,6 +133,8 @@ class Core:
         self.tensor_class: type[Tensor] = Tensor
         self.deferred: Any = None
         self.place: Place | None = None
+        self.placed = False
+        self.ordered = False
         self.depends_on_data = False
         """Set when a shapes-only run took an index from a tensor's (unknown) value."""
         self.recorder: LoopRecorder | None = None
@@ -387,6 +392,8 @@ class Core:
         builder = self.builder
         operands = self._operands
         count = builder.operand_count
+        if self._strict:
+            _few_dimensions(op, (*outs, *ins))
         for tensor in outs:
             region = tensor._region or tensor.region()
             operands.extend((tensor.buffer.id, 3 if update else 1, *region, tensor.dtype.code))
@@ -416,6 +423,24 @@ class Core:
         """Beside other cores: let them catch up after a write to shared HBM."""
         if self.team is not None and any(t.buffer.space == "shared_hbm" for t in outs):
             self.team.pause(self)
+
+
+_MOST_DIMENSIONS = 5
+"""Dimensions of a view's access pattern (NKI language guide, NkiTensor)."""
+
+
+def _few_dimensions(op: Opcode, operands: tuple[Tensor, ...]) -> None:
+    """Refuse operands whose view has more dimensions than an access pattern holds."""
+    for tensor in operands:
+        if tensor.ndim > _MOST_DIMENSIONS:
+            context.fail(
+                "KW-RANK",
+                f"{op.name}: {tensor!r} has {tensor.ndim} dimensions; a view has at most {_MOST_DIMENSIONS}",
+                operand=tensor.buffer.name,
+                found=tensor.ndim,
+                limit=_MOST_DIMENSIONS,
+                fix="merge dimensions with flatten_dims, or loop over the outermost",
+            )
 
 
 def _row_major(sizes: tuple[int, ...], partition_axis: int = -1, row: int = 0) -> tuple[int, ...]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import linecache
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from math import prod
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +17,10 @@ from numpy.typing import NDArray
 from tools.sim import context
 from tools.sim.batch import RecordingCore, Unrecorded, Values
 from tools.sim.core import Core, Launch, SimOptions, source_range
-from tools.sim.errors import Diagnostic, KernelError, Severity, UnsupportedError
+from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, UnsupportedError
 from tools.sim.frontend.jit import JitKernel, default_target
 from tools.sim.frontend.loader import LoadedKernel
-from tools.sim.frontend.modules import tensor_class
+from tools.sim.frontend.modules import is_language_module, tensor_class
 from tools.sim.frontend.rules import compiler_rules
 from tools.sim.instruction import Trace
 from tools.sim.loops import LoopRecorder, NotUniform
@@ -278,6 +281,14 @@ class _Run:
                 )
             ) from None
         for name, value in bound.arguments.items():
+            if self.launch.options.strict and self.launch.dialect == "nki" and isinstance(value, list):
+                self._fault(
+                    "KW-STRICT-PYTHON",
+                    f"argument {name} is a list; the compiler takes tuples",
+                    found="list",
+                    limit="tuple",
+                    fix="pass a tuple",
+                )
             bound.arguments[name] = self._convert(value, name)
         return bound.args, bound.kwargs
 
@@ -336,6 +347,7 @@ class _Run:
             self._fault(
                 "KW-STRICT-OUTPUT",
                 f"output {index} lies in {value.space}; results must be in shared_hbm since 0.3",
+                tensor=value,
                 found=value.space,
                 limit="shared_hbm",
                 fix="allocate the result with buffer=nl.shared_hbm",
@@ -344,6 +356,7 @@ class _Run:
             self._fault(
                 "KW-OUTPUT-PLACEMENT",
                 f"output {index} lies in {value.space.upper()}",
+                tensor=value,
                 found=value.space,
                 limit="shared_hbm",
                 fix="allocate the result with buffer=nl.shared_hbm and dma_copy into it",
@@ -361,6 +374,8 @@ class _Run:
                     severity=Severity.WARNING
                     if self.launch.dialect != "nki" and buffer.written is not None and buffer.written.any()
                     else Severity.ERROR,
+                    where=self._allocated(value),
+                    operand=buffer.name,
                     found=list(where),
                     fix="store every element; check the loop bounds and the last partial tile",
                 )
@@ -369,8 +384,29 @@ class _Run:
                 self.launch.diagnostics.append(finding)
         return value.view() if buffer.host is None else np.array(value.view())
 
-    def _fault(self, code: str, message: str, *, found: Any = None, limit: Any = None, fix: str = "") -> None:
-        raise KernelError(Diagnostic(code=code, message=message, found=found, limit=limit, fix=fix))
+    def _allocated(self, tensor: Tensor) -> SourceRange | None:
+        """The line that allocated a tensor; None for arguments."""
+        line = tensor.buffer.line
+        if not 0 <= line < len(self.launch.lines):
+            return None
+        file, number = self.launch.lines[line]
+        return SourceRange(file, number, text=linecache.getline(file, number).strip())
+
+    def _fault(
+        self,
+        code: str,
+        message: str,
+        *,
+        tensor: Tensor | None = None,
+        found: Any = None,
+        limit: Any = None,
+        fix: str = "",
+    ) -> None:
+        where = self._allocated(tensor) if tensor is not None else None
+        name = tensor.buffer.name if tensor is not None else ""
+        raise KernelError(
+            Diagnostic(code=code, message=message, where=where, operand=name, found=found, limit=limit, fix=fix)
+        )
 
 
 class _Batched(_Run):
@@ -550,18 +586,23 @@ def blame(error: Exception, files: set[str]) -> Exception:
     where = source_range(innermost.tb_frame)
     line = innermost.tb_lineno
     if where.line != line:
-        import linecache
-
-        from tools.sim.errors import SourceRange
-
         where = SourceRange(where.file, line, text=linecache.getline(where.file, line).strip())
     name = type(error).__name__
     code = "KW-ARGUMENT" if isinstance(error, TypeError) and "argument" in str(error) else "KW-PYTHON"
     message = f"{name}: {error}" if str(error) else name
     fix = "read the line it names; the kernel's own Python raised this"
+    found: Any = None
     if isinstance(error, AttributeError):
         fix = "this name doesn't exist in the dialect; check the spelling and the version"
-    return KernelError(Diagnostic(code=code, message=message, where=where, fix=fix))
+        if isinstance(error.obj, ModuleType) and is_language_module(error.obj.__name__):
+            code, found = "KW-UNKNOWN-NAME", error.name
+            near = get_close_matches(str(error.name), dir(error.obj), 1)
+            fix = f"did you mean {near[0]}? {fix}" if near else fix
+    elif isinstance(error, TypeError) and "unsupported operand type" in str(error) and "'Tensor'" in str(error):
+        code = "KW-TENSOR-OPERATOR"
+        message = f"tensors have no Python operators in this dialect ({error})"
+        fix = "use nl.add(x, y) and the like, or nisa.tensor_tensor and nisa.tensor_scalar with a dst"
+    return KernelError(Diagnostic(code=code, message=message, where=where, found=found, fix=fix))
 
 
 def run_for_user(kernel: JitKernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

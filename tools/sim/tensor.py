@@ -510,7 +510,11 @@ class Tensor:
         """Dimensions in another order; on chip dimension 0 must stay first."""
         order = tuple(int(d) for d in (dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims))
         if sorted(order) != list(range(self.ndim)):
-            context.fail("KW-PERMUTE", f"{order} is no permutation of the {self.ndim} dimensions of {self!r}")
+            context.fail(
+                "KW-PERMUTE",
+                f"{order} is no permutation of the {self.ndim} dimensions of {self!r}",
+                fix="name each dimension once",
+            )
         if self.buffer.on_chip and order[0] != 0:
             context.fail(
                 "KW-PERMUTE-PARTITION",
@@ -690,6 +694,7 @@ class Tensor:
                     operand="fixed_sizes",
                     found=fixed[group[0]],
                     limit=view.shape[axis],
+                    fix="give the size that the dimension has",
                 )
             axis += len(group)
         view = view.permute([names.index(n) for g in targets for n in g])
@@ -735,7 +740,11 @@ class Tensor:
             return type(self)(self.buffer, self.shape, new, self.offset, self.strides, self.rows)
         last = self.shape[-1] * old_size
         if self.strides[-1] != 1 and self.shape[-1] != 1:
-            context.fail("KW-VIEW", f"view({new}) needs a contiguous last dimension; {self!r} is strided")
+            context.fail(
+                "KW-VIEW",
+                f"view({new}) needs a contiguous last dimension; {self!r} is strided",
+                fix="copy the view to a tile without gaps first",
+            )
         if (
             last % new_size
             or any(s * old_size % new_size for s in self.strides[:-1])
@@ -813,7 +822,11 @@ def _resolve_slice(start: Any, stop: Any, step: Any, n: int, axis: int, tensor: 
     if last < 0:
         last += n
     if stride < 1:
-        context.fail("KW-SLICE-STEP", f"slice step {stride} on dimension {axis} of {tensor!r} must be 1 or more")
+        context.fail(
+            "KW-SLICE-STEP",
+            f"slice step {stride} on dimension {axis} of {tensor!r} must be 1 or more",
+            fix="write a positive step; reverse the order where the data is made",
+        )
     if first < 0 or last > n or last <= first:
         if 0 <= last <= first:
             context.fail(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -112,7 +113,7 @@ def _dtype(value: Any) -> dtypes.DType:
     try:
         return as_dtype(value)
     except TypeError as error:
-        context.fail("KW-DTYPE", str(error), operand="dtype")
+        context.fail("KW-DTYPE", str(error), operand="dtype", fix="use a type of nl, such as nl.float32 or nl.bfloat16")
 
 
 def full(shape: Any, fill_value: Any, dtype: Any, buffer: Any = sbuf, name: str = "") -> Tensor:
@@ -259,7 +260,15 @@ sequential_range = static_range = range_ = affine_range
 def dynamic_range(start: Any, stop: Any = None, step: int = 1) -> Any:
     """A loop whose bounds may be registers; the loop variable is a frozen register."""
     if not isinstance(step, int) or step < 1:
-        context.fail("KW-DYNAMIC-STEP", f"dynamic_range: step {step!r} must be a positive integer", operand="step")
+        context.fail(
+            "KW-DYNAMIC-STEP",
+            f"dynamic_range: step {step!r} must be a positive integer",
+            operand="step",
+            found=str(step),
+            limit="1 or more, known at compile time",
+            fix="write a number; scale the loop's register inside the body instead",
+        )
+    _not_in_no_reorder("dynamic_range")
     first, last = (0, start) if stop is None else (start, stop)
     for value in range(context.index_value(first), context.index_value(last), step):
         yield control.Register(value, frozen=True)
@@ -269,11 +278,17 @@ def fori_loop(lower: Any, upper: Any, body: Callable[[Any], Any], step: int = 1)
     """Call body(i) for i in [lower, upper) with i a frozen register; body returns None."""
     for i in dynamic_range(lower, upper, step):
         if body(i) is not None:
-            context.fail("KW-LOOP-BODY", "fori_loop: the body must return None", operand="body")
+            context.fail(
+                "KW-LOOP-BODY",
+                "fori_loop: the body must return None",
+                operand="body",
+                fix="drop the body's return; results go into tensors or registers",
+            )
 
 
 def while_loop(init: Any, body: Callable[[Any], Any]) -> None:
     """Call body(condition) until the condition register it returns is 0."""
+    _not_in_no_reorder("while_loop")
     condition = init
     while context.index_value(condition):
         condition = body(condition)
@@ -284,7 +299,10 @@ def program_id(axis: int = 0) -> int:
     core = context.current()
     if axis >= max(len(core.launch.grid), 1):
         context.fail(
-            "KW-PROGRAM-AXIS", f"program_id({axis}): the grid has {len(core.launch.grid)} dimensions", operand="axis"
+            "KW-PROGRAM-AXIS",
+            f"program_id({axis}): the grid has {len(core.launch.grid)} dimensions",
+            operand="axis",
+            fix="launch the kernel with a grid of that many dimensions",
         )
     return core.program[axis] if core.program else 0
 
@@ -304,11 +322,28 @@ def program_ndim() -> int:
     return len(context.current().launch.grid)
 
 
-def no_reorder() -> Any:
-    """Context manager: instructions inside keep their order (they always do here)."""
-    import contextlib
+@contextmanager
+def no_reorder() -> Iterator[None]:
+    """Context manager: instructions inside keep their order (they always do here). It can't hold a dynamic loop."""
+    core = context.find()
+    if core is None:
+        yield
+        return
+    before, core.ordered = core.ordered, True
+    try:
+        yield
+    finally:
+        core.ordered = before
 
-    return contextlib.nullcontext()
+
+def _not_in_no_reorder(api: str) -> None:
+    """Refuse a dynamic loop inside `no_reorder` (dynamic loops guide)."""
+    if context.current().ordered:
+        context.fail(
+            "KW-ORDERED-LOOP",
+            f"{api} inside no_reorder: the order of a dynamic loop's instructions can't be fixed from outside",
+            fix="put no_reorder inside the loop's body",
+        )
 
 
 def device_print(print_prefix: str, tensor: Any = None) -> None:
@@ -328,7 +363,12 @@ def _new(shape: tuple[int, ...], dtype: Any) -> Tensor:
 
 def _tile(value: Any, name: str, api: str) -> Tensor:
     if not isinstance(value, Tensor):
-        context.fail("KW-OPERAND-TYPE", f"{api}: {name} is {type(value).__name__}, not a tensor", operand=name)
+        context.fail(
+            "KW-OPERAND-TYPE",
+            f"{api}: {name} is {type(value).__name__}, not a tensor",
+            operand=name,
+            fix="pass a tensor made by nl.ndarray or a kernel argument",
+        )
     return value
 
 
@@ -354,6 +394,16 @@ def _binary(name: str) -> Callable[..., Tensor]:
 def _unary(name: str) -> Callable[..., Tensor]:
     def call(x: Any, dtype: Any = None) -> Tensor:
         tile = _tile(x, "x", f"nl.{name}")
+        if name == "rsqrt" and tile.space == "psum":
+            context.strict_fail(
+                "KW-GPSIMD-PSUM",
+                "nl.rsqrt: x lies in PSUM; it runs on the GpSimd Engine since 0.5",
+                dialect="nki",
+                operand="x",
+                found="psum",
+                limit="sbuf",
+                fix="tensor_copy it to SBUF first, or use nisa.activation(dst, nl.rsqrt, x)",
+            )
         dst = _new(tile.shape, dtype or tile.dtype)
         scalar.activation(dst, name, tile)
         return dst
@@ -687,7 +737,13 @@ class _FloatInfo:
     def __init__(self, dtype: Any) -> None:
         kind = _dtype(dtype)
         if not kind.is_float:
-            context.fail("KW-DTYPE", f"nl.finfo: {kind} is no float type", operand="dtype", found=str(kind))
+            context.fail(
+                "KW-DTYPE",
+                f"nl.finfo: {kind} is no float type",
+                operand="dtype",
+                found=str(kind),
+                fix="pass a float type",
+            )
         info = ml_dtypes.finfo(kind.storage)  # type: ignore[no-untyped-call]
         self.dtype = kind
         self.bits = int(info.bits)

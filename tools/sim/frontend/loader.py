@@ -13,7 +13,7 @@ import linecache
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -21,6 +21,7 @@ from typing import Any
 
 from tools.sim.errors import Diagnostic, KernelError, SourceRange
 from tools.sim.frontend.absent import absent, guarded_lines, is_absent
+from tools.sim.frontend.annotations import CHECK, annotated, checked
 from tools.sim.frontend.modules import is_language_module, language_module
 
 SAFE_IMPORTS = frozenset(
@@ -97,13 +98,14 @@ class ModuleSpace:
         namespace = module.__dict__
         bound = dict(vars(builtins) if self.builtins is None else self.builtins)
         bound["__import__"] = self.import_module
+        bound[CHECK] = annotated
         namespace["__builtins__"] = bound
         self.modules[name] = module
         self.files.add(filename)
         self.sources[filename] = source
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         try:
-            code = compile(source, filename, "exec", dont_inherit=True)
+            code = compile(checked(source), filename, "exec", dont_inherit=True)
         except SyntaxError as error:
             where = SourceRange(filename, error.lineno or 1, (error.offset or 1) - 1, text=(error.text or "").strip())
             raise KernelError(
@@ -300,10 +302,24 @@ def _guarded(load: Callable[[], Any], filename: str, space: ModuleSpace) -> Any:
 
     try:
         return load()
-    except KernelError:
-        raise
+    except KernelError as error:
+        if error.diagnostic.where is not None:
+            raise
+        raise KernelError(replace(error.diagnostic, where=_innermost(error, space.files))) from None
     except Exception as error:
         raise blame(error, space.files) from error
+
+
+def _innermost(error: BaseException, files: set[str]) -> SourceRange | None:
+    """The deepest line of kernel source that an exception passed through: module code runs on no core that knows it."""
+    found: SourceRange | None = None
+    walker = error.__traceback__
+    while walker is not None:
+        file = walker.tb_frame.f_code.co_filename
+        if file in files:
+            found = SourceRange(file, walker.tb_lineno, text=linecache.getline(file, walker.tb_lineno).strip())
+        walker = walker.tb_next
+    return found
 
 
 def _missing(message: str, filename: str) -> KernelError:

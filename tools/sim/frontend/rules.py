@@ -233,7 +233,28 @@ class _Reader(SourceText):
             if _jit_decorator(function) is not None:
                 yield from self._scopes(function)
                 yield from self._loops(function)
+        yield from self._kernel_level(tree)
         yield from self._parameters(tree)
+
+    def _kernel_level(self, tree: ast.Module) -> Iterator[Diagnostic]:
+        """Tensors in shared HBM are made by the kernel itself, outside its blocks."""
+        jitted = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and _jit_decorator(f) is not None]
+        for function in _reachable(tree, jitted):
+            kernel = _jit_decorator(function)
+            if isinstance(kernel, ast.Call) and any(k.arg == "experimental_flags" for k in kernel.keywords):
+                continue
+            blocks = [n for n in ast.walk(function) if isinstance(n, ast.For | ast.While | ast.If)]
+            for node in blocks if kernel is not None else [function]:
+                for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
+                    values = [*call.args, *(k.value for k in call.keywords)]
+                    if any(isinstance(v, ast.Attribute) and v.attr == "shared_hbm" for v in values):
+                        where = "a block of the kernel" if kernel is not None else f"the function {function.name}"
+                        yield self.finding(
+                            call,
+                            "KW-STRICT-SHARED-HBM",
+                            f"err_shared_hbm_must_in_kernel_level: a shared_hbm tensor is made inside {where}",
+                            "make it at the kernel's top level and pass it in, or use nl.private_hbm",
+                        )
 
     def _parameters(self, tree: ast.Module) -> Iterator[Diagnostic]:
         for fault in parameter_faults(tree):
@@ -257,15 +278,19 @@ class _Reader(SourceText):
                 )
 
     def _scopes(self, function: ast.FunctionDef) -> Iterator[Diagnostic]:
-        """A tile that a loop body creates is dead after the loop: err_local_variable_used_out_of_scope."""
-        outside = {a.arg for a in (*function.args.args, *function.args.kwonlyargs)}
-        yield from self._block(function.body, outside)
+        """A tile that a loop body creates is dead after the loop: err_local_variable_used_out_of_scope.
 
-    def _block(self, body: list[ast.stmt], visible: set[str]) -> Iterator[Diagnostic]:
+        Branches are left alone: published kernels create a tile in both branches of an `if` and use it behind.
+        """
+        outside = {a.arg for a in (*function.args.args, *function.args.kwonlyargs)}
+        yield from self._block(function.body, outside, {})
+
+    def _block(self, body: list[ast.stmt], visible: set[str], dead: dict[str, int]) -> Iterator[Diagnostic]:
+        """Uses of dead names in a block; `dead` holds the line of the loop that made each."""
         known = set(visible)
-        dead: dict[str, int] = {}
         for statement in body:
-            for node in ast.walk(statement):
+            inner = isinstance(statement, ast.For | ast.While | ast.If)
+            for node in _own_nodes(statement) if inner else ast.walk(statement):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in dead:
                     yield self.finding(
                         node,
@@ -274,10 +299,13 @@ class _Reader(SourceText):
                         f"create {node.id} before that block and assign into it",
                     )
             if isinstance(statement, ast.For | ast.While):
-                yield from self._block(statement.body, known | _stored(statement) & _targets(statement))
+                yield from self._block(statement.body, known | _stored(statement) & _targets(statement), dict(dead))
                 fresh = _tiles(statement.body) - known
                 dead.update({name: statement.lineno for name in fresh})
-            else:
+            elif isinstance(statement, ast.If):
+                for branch in (statement.body, statement.orelse):
+                    yield from self._block(branch, known, dict(dead))
+            if not isinstance(statement, ast.For | ast.While):
                 names = _stored(statement)
                 known |= names
                 for name in names:
@@ -327,6 +355,14 @@ def _reachable(tree: ast.Module, jitted: list[ast.FunctionDef]) -> list[ast.Func
 
 def _names(function: ast.FunctionDef, name: str) -> bool:
     return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(function))
+
+
+def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
+    """The nodes of a compound statement's header."""
+    for name in ("iter", "test"):
+        part = getattr(statement, name, None)
+        if part is not None:
+            yield from ast.walk(part)
 
 
 def _stored(statement: ast.stmt) -> set[str]:

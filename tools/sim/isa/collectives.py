@@ -87,7 +87,12 @@ def operands(values: Any, name: str, api: str) -> list[Tensor]:
         inside(tile, f"{name}[{i}]", api=api)
         if tile.space == "psum":
             context.fail(
-                "KW-PLACEMENT", f"{api}: {name}[{i}] lies in PSUM", operand=name, found="psum", limit="hbm, sbuf"
+                "KW-PLACEMENT",
+                f"{api}: {name}[{i}] lies in PSUM",
+                operand=name,
+                found="psum",
+                limit="hbm, sbuf",
+                fix="copy it to SBUF or HBM first",
             )
     if not found or len({t.buffer.on_chip for t in found}) > 1 or (found[0].buffer.on_chip and len(found) > 1):
         context.fail(
@@ -107,7 +112,12 @@ def _exchange(
     """Meet the group's ranks; work({rank: source arrays}) gives {rank: result arrays}."""
     core = context.current()
     if dsts[0].buffer.on_chip != srcs[0].buffer.on_chip:
-        context.fail("KW-COLLECTIVE-OPERANDS", f"{api}: srcs and dsts lie in different memories", operand="dsts")
+        context.fail(
+            "KW-COLLECTIVE-OPERANDS",
+            f"{api}: srcs and dsts lie in different memories",
+            operand="dsts",
+            fix="put both in HBM, or both in SBUF",
+        )
     seats = [(rank, seat, mate) for rank in ranks for seat, mate in seats_of(core, rank, srcs[0].buffer.on_chip)]
     payload = (srcs, dsts, core.here())
 
@@ -140,6 +150,7 @@ def _check_sizes(api: str, targets: list[Tensor], values: list[Array]) -> None:
             operand="dsts",
             found=len(targets),
             limit=len(values),
+            fix="pass one dst for each result",
         )
     for i, (dst, value) in enumerate(zip(targets, values)):
         if dst.size != value.size:
@@ -149,6 +160,7 @@ def _check_sizes(api: str, targets: list[Tensor], values: list[Array]) -> None:
                 operand=f"dsts[{i}]",
                 found=dst.size,
                 limit=value.size,
+                fix="give the destination as many elements as the result has",
             )
 
 
@@ -169,6 +181,7 @@ def _fold(op: Any, arrays: list[Array], api: str) -> Array:
             operand="op",
             found=operator.name,
             limit="add, minimum, maximum",
+            fix="use nl.add, nl.minimum or nl.maximum",
         )
     total = arrays[0].astype(np.float32) if arrays[0].dtype.kind not in "iu" else arrays[0]
     for other in arrays[1:]:
@@ -184,6 +197,7 @@ def _axis(dim: Any, allowed: tuple[int, ...], api: str) -> int:
             operand="collective_dim",
             found=dim,
             limit=list(allowed),
+            fix="use one of these dimensions, or rearrange the tensors first",
         )
     return int(dim)
 
@@ -196,6 +210,7 @@ def _pieces(array: Array, count: int, api: str) -> list[Array]:
             operand="srcs",
             found=array.shape[0],
             limit=f"a multiple of {count}",
+            fix="pad the rows to a multiple of the number of ranks",
         )
     return np.split(array, count)
 
@@ -272,7 +287,14 @@ def all_to_all(
 def require_hbm(tensors: list[Tensor], api: str, name: str = "srcs") -> None:
     """Refuse tiles in SBUF."""
     if tensors[0].buffer.on_chip:
-        context.fail("KW-PLACEMENT", f"{api}: {name} lie in SBUF", operand=name, found="sbuf", limit="hbm")
+        context.fail(
+            "KW-PLACEMENT",
+            f"{api}: {name} lie in SBUF",
+            operand=name,
+            found="sbuf",
+            limit="hbm",
+            fix="allocate it in HBM",
+        )
 
 
 def collective_permute(
@@ -291,6 +313,7 @@ def collective_permute(
             f"{api}: pairs {pairs} repeat a target or name ranks outside 0..{len(ranks) - 1}",
             operand="source_target_pairs",
             found=str(pairs),
+            fix="name each target once, by ranks of the group",
         )
 
     def work(values: dict[int, list[Array]]) -> dict[int, list[Array]]:
@@ -308,6 +331,7 @@ def _channels(channel_ids: Any, lists: Any, api: str) -> list[int]:
             operand="channel_ids",
             found=channels,
             limit=len(lists),
+            fix="count the channels from 0, with one list of tensors each",
         )
     return channels
 
@@ -351,7 +375,10 @@ def collective_permute_implicit_reduce(
         outs = operands(dsts_by_channel[channel], "dsts", api)
         if len(left) != 1 or len(right) != 1 or len(outs) != 1:
             context.fail(
-                "KW-COLLECTIVE-OPERANDS", f"{api}: each channel takes exactly one tensor", operand="srcs0_by_channel"
+                "KW-COLLECTIVE-OPERANDS",
+                f"{api}: each channel takes exactly one tensor",
+                operand="srcs0_by_channel",
+                fix="pass one tensor a channel",
             )
 
         def work(values: dict[int, list[Array]]) -> dict[int, list[Array]]:
@@ -368,7 +395,11 @@ def collective_permute_implicit_current_processing_rank_id(
     ranks = group_ranks(replica_group, api)
     if channel_id < 0:
         context.fail(
-            "KW-COLLECTIVE-OPERANDS", f"{api}: channel_id={channel_id}", operand="channel_id", found=channel_id
+            "KW-COLLECTIVE-OPERANDS",
+            f"{api}: channel_id={channel_id}",
+            operand="channel_id",
+            found=channel_id,
+            fix="use a channel that the permutation was started on",
         )
     own = ranks.index(context.current().launch.rank)
     return Register(ranks[(own - context.index_value(iteration_id)) % len(ranks)])

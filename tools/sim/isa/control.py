@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 
 from tools.sim import context
+from tools.sim.errors import SourceRange
 from tools.sim.instruction import Engine, opcode
 from tools.sim.isa.enums import nc_version
 from tools.sim.isa.operands import tensor
 from tools.sim.tensor import Tensor
+
+
+def _asking() -> SourceRange | None:
+    """The kernel line that is executing, if a kernel is."""
+    core = context.find()
+    return core.where() if core is not None else None
 
 
 class Register:
@@ -27,7 +34,21 @@ class Register:
         return int(self.value)
 
     def __bool__(self) -> bool:
+        where = _asking()
+        if where is not None and not where.text.startswith("while"):
+            message = "a register is used as a condition; its value isn't known while the kernel is built"
+            fix = "use nl.while_loop or nl.fori_loop, or a predicate instruction"
+            context.strict_fail("KW-REGISTER-VALUE", message, found=repr(self), fix=fix)
+            context.warn("KW-REGISTER-VALUE", f"{message} (taken as it is here)", found=repr(self), fix=fix)
         return bool(self.value)
+
+    def __index__(self) -> int:
+        context.fail(
+            "KW-REGISTER-VALUE",
+            "a register is used as a Python integer; its value isn't known while the kernel is built",
+            found=repr(self),
+            fix="use nl.dynamic_range or nl.fori_loop for loops, and .ap(scalar_offset=register) for offsets",
+        )
 
     def _with(self, other: Any, operate: Any) -> Register:
         return Register(operate(self.value, other.value if isinstance(other, Register) else other))
@@ -80,7 +101,12 @@ def register_alloc(x: Any = None, name: str | None = None) -> Register:
 
 def _register(value: Any, name: str, api: str) -> Register:
     if not isinstance(value, Register):
-        context.fail("KW-OPERAND-TYPE", f"{api}: {name} is {type(value).__name__}, not a register", operand=name)
+        context.fail(
+            "KW-OPERAND-TYPE",
+            f"{api}: {name} is {type(value).__name__}, not a register",
+            operand=name,
+            fix="make one with nisa.register_alloc",
+        )
     return value
 
 
@@ -90,7 +116,11 @@ def register_load(dst: Any, src: Any, name: str | None = None) -> None:
     source = tensor(src, "src", api="register_load")
     if source.size != 1:
         context.fail(
-            "KW-SHAPE-MISMATCH", f"register_load: src has {source.size} elements, not 1", operand="src", limit=1
+            "KW-SHAPE-MISMATCH",
+            f"register_load: src has {source.size} elements, not 1",
+            operand="src",
+            limit=1,
+            fix="slice src to one element",
         )
     context.current().issue(
         REGISTER_LOAD, Engine.SYNC, (), (source,), free=1, partitions=1, params={"register": register}
@@ -116,7 +146,11 @@ def register_store(dst: Any, src: Any, name: str | None = None) -> None:
     target = tensor(dst, "dst", api="register_store")
     if target.size != 1:
         context.fail(
-            "KW-SHAPE-MISMATCH", f"register_store: dst has {target.size} elements, not 1", operand="dst", limit=1
+            "KW-SHAPE-MISMATCH",
+            f"register_store: dst has {target.size} elements, not 1",
+            operand="dst",
+            limit=1,
+            fix="slice dst to one element",
         )
     context.current().issue(
         REGISTER_STORE, Engine.SYNC, (target,), (), free=1, partitions=1, params={"register": register}

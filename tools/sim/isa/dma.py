@@ -177,7 +177,12 @@ def _trigger(value: Any, api: str) -> Engine:
         return Engine.UNKNOWN
     chosen = value.value if isinstance(value, engine_enum) else value
     if chosen not in _TRIGGERS:
-        context.fail("KW-ENGINE", f"{api}: engine={value!r} can't trigger a DMA", operand="engine")
+        context.fail(
+            "KW-ENGINE",
+            f"{api}: engine={value!r} can't trigger a DMA",
+            operand="engine",
+            fix="use nisa.sync_engine, nisa.scalar_engine, nisa.gpsimd_engine or leave it out",
+        )
     return Engine(chosen)
 
 
@@ -252,7 +257,13 @@ def dma_copy(
             fix="use dge_mode none or swdge, or equal types",
         )
     if not unique_indices:
-        context.fail("KW-DMA-COMPUTE", f"{api}: unique_indices must be True", operand="unique_indices", limit=True)
+        context.fail(
+            "KW-DMA-COMPUTE",
+            f"{api}: unique_indices must be True",
+            operand="unique_indices",
+            limit=True,
+            fix="leave it at True; the DMA engines can't order equal indices",
+        )
     accumulate = None
     if dst_rmw_op is not None:
         from tools.sim.isa.ops import alu
@@ -339,12 +350,27 @@ def dma_transpose(
         )
     for tile, label in ((src, "src"), (dst, "dst")):
         if tile.buffer.space == "psum":
-            context.fail("KW-DMA-PSUM", f"{api}: {label} lies in PSUM, which DMA can't access", operand=label)
+            context.fail(
+                "KW-DMA-PSUM",
+                f"{api}: {label} lies in PSUM, which DMA can't access",
+                operand=label,
+                fix="tensor_copy it to an SBUF tile first",
+            )
     expected = tuple(src.shape[a] for a in order)
     if dst.shape != expected and [n for n in dst.shape if n != 1] != [n for n in expected if n != 1]:
         context.fail(
             "KW-DMA-SHAPE",
             f"{api}: dst is {list(dst.shape)}, the permuted source is {list(expected)}",
+            operand="dst",
+            found=list(dst.shape),
+            limit=list(expected),
+            fix=f"give dst the shape {list(expected)}",
+        )
+    if dst.shape != expected:
+        context.strict_fail(
+            "KW-DMA-SHAPE",
+            f"{api}: dst is {list(dst.shape)}; its rank and shape must be those of the permuted source since 0.4",
+            dialect="nki",
             operand="dst",
             found=list(dst.shape),
             limit=list(expected),
@@ -426,15 +452,32 @@ def dma_compute(
             f"{api}: reduce_op={reduce_op!r}; only nl.add is supported",
             operand="reduce_op",
             limit="add",
+            fix="add here, and compute the rest with an engine's instruction",
         )
     if scales is not None and any(s != 1.0 for s in scales):
         context.fail(
-            "KW-DMA-COMPUTE", f"{api}: scales must all be 1.0", operand="scales", found=str(scales), limit="1.0"
+            "KW-DMA-COMPUTE",
+            f"{api}: scales must all be 1.0",
+            operand="scales",
+            found=str(scales),
+            limit="1.0",
+            fix="scale the sources with an engine's instruction first",
         )
     if not unique_indices:
-        context.fail("KW-DMA-COMPUTE", f"{api}: unique_indices must be True", operand="unique_indices")
+        context.fail(
+            "KW-DMA-COMPUTE",
+            f"{api}: unique_indices must be True",
+            operand="unique_indices",
+            fix="leave it at True; the DMA engines can't order equal indices",
+        )
     if not 1 <= len(sources) <= 16:
-        context.fail("KW-DMA-COMPUTE", f"{api}: {len(sources)} sources; 1 to 16 are allowed", operand="srcs", limit=16)
+        context.fail(
+            "KW-DMA-COMPUTE",
+            f"{api}: {len(sources)} sources; 1 to 16 are allowed",
+            operand="srcs",
+            limit=16,
+            fix="add in several instructions",
+        )
     for i, source in enumerate(sources):
         if source.size != dst.size:
             context.fail(
@@ -443,6 +486,7 @@ def dma_compute(
                 operand=f"srcs[{i}]",
                 found=source.size,
                 limit=dst.size,
+                fix="slice the sources and dst to the same number of elements",
             )
     flags, rows, free, run = dma_flags(dst, sources[0], dge.none)
     index = tuple(t.rows.index for t in (*sources, dst) if t.rows is not None)

@@ -180,6 +180,7 @@ def local_gather(
             operand="num_elem_per_idx",
             found=num_elem_per_idx,
             limit="1, 2, 4, 8, 16, 32",
+            fix="use one of these run lengths",
         )
     available = idx.size // p * LANES_PER_CORE
     count = available if num_valid_indices is None else int(num_valid_indices)
@@ -190,6 +191,7 @@ def local_gather(
             operand="num_valid_indices",
             found=count,
             limit=min(available, 4096),
+            fix="split the gather, or make the index tile wider",
         )
     require_free(dst, "dst", count * num_elem_per_idx, api=api)
     context.current().issue(

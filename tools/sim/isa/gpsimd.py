@@ -34,6 +34,7 @@ def _pattern(pattern: Any, api: str) -> tuple[tuple[int, int], ...]:
             f"{api}: pattern has {len(steps)} dimensions, at most 4 are allowed",
             operand="pattern",
             limit=4,
+            fix="merge dimensions of the pattern that step evenly, or loop over the outermost",
         )
     return steps
 

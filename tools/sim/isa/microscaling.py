@@ -184,7 +184,12 @@ def nc_matmul_mx(
     dst = on_chip(dst, "dst", api=api)
     if dst.buffer.space != "psum":
         context.fail(
-            "KW-MATMUL-DST", f"{api}: dst lies in {dst.space.upper()}", operand="dst", found=dst.space, limit="psum"
+            "KW-MATMUL-DST",
+            f"{api}: dst lies in {dst.space.upper()}",
+            operand="dst",
+            found=dst.space,
+            limit="psum",
+            fix="allocate dst with buffer=nl.psum",
         )
     require_dtype(dst, "dst", (dtypes.float32, dtypes.bfloat16), api=api)
     packed = (*_ELEMENTS, dtypes.float4_e2m1fn_x4)
@@ -234,6 +239,7 @@ def nc_matmul_mx(
             operand="tile_size",
             found=str(tuple(tile_size)),
             limit="(32|64|128, 128)",
+            fix="use one of these sizes, large enough for the operand's partitions",
         )
     if tile_position and (not tile_size or int(tile_position[1]) != 0 or int(tile_position[0]) % int(tile_size[0])):
         context.fail(
@@ -241,6 +247,7 @@ def nc_matmul_mx(
             f"{api}: tile_position {tuple(tile_position)} must be (multiple of the row size, 0)",
             operand="tile_position",
             found=str(tuple(tile_position)),
+            fix="start at a multiple of the row size, in column 0",
         )
     mode = accumulation_mode(dst, accumulate)
     core.issue(

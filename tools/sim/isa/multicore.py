@@ -87,7 +87,14 @@ def sendrecv(
     to, source = context.index_value(send_to_rank), context.index_value(recv_from_rank)
     for label, rank in (("send_to_rank", to), ("recv_from_rank", source)):
         if rank not in (0, 1):
-            context.fail("KW-RANK-RANGE", f"{api}: {label}={rank}", operand=label, found=rank, limit="0 or 1")
+            context.fail(
+                "KW-RANK-RANGE",
+                f"{api}: {label}={rank}",
+                operand=label,
+                found=rank,
+                limit="0 or 1",
+                fix="name core 0 or core 1",
+            )
     gpsimd = use_gpsimd_dma or dma_engine is engines.gpsimd_dma
     limit = _GPSIMD_DMA_BYTES.get(src.dtype.itemsize, 256)
     if gpsimd and n * src.dtype.itemsize > limit:
@@ -125,6 +132,7 @@ def sendrecv(
                     operand="dst",
                     found=list(given[1].shape),
                     limit=list(sender[0].shape),
+                    fix="slice both tiles to one shape",
                 )
             moved[index] = sender[0].read().copy() if core.data else None
         for index, (seat, given) in by_index.items():

@@ -171,7 +171,7 @@ def same_free(*named: tuple[str, Tensor], api: str) -> int:
     return n
 
 
-def lane_scalar(value: Any, name: str, partitions: int, *, api: str, fp32: bool = True) -> Tensor | float:
+def lane_scalar(value: Any, name: str, partitions: int, *, api: str) -> Tensor | float:
     """An operand that is one number for all lanes, or a [P, 1] tile with one number a lane."""
     if isinstance(value, Tensor):
         tile = on_chip(value, name, api=api)

@@ -134,7 +134,12 @@ def draw_uniform(dst: Tensor, low: Any, high: Any, api: str) -> None:
     top = lane_scalar(high, "max", p, api=api)
     if not isinstance(bottom, Tensor) and not isinstance(top, Tensor) and not bottom < top:
         context.fail(
-            "KW-RANDOM-RANGE", f"{api}: min={bottom} must be below max={top}", operand="min", found=bottom, limit=top
+            "KW-RANDOM-RANGE",
+            f"{api}: min={bottom} must be below max={top}",
+            operand="min",
+            found=bottom,
+            limit=top,
+            fix="pass min below max",
         )
     context.current().issue(
         RAND2,
@@ -177,6 +182,7 @@ def dropout(dst: Tensor, data: Tensor, prob: Any, name: str | None = None) -> No
             operand="dst",
             found=str(dst.dtype),
             limit=str(data.dtype),
+            fix="give dst the type of data",
         )
     probability = lane_scalar(prob, "prob", p, api=api)
     if isinstance(probability, Tensor):
@@ -214,6 +220,7 @@ def set_rng_seed(src_seeds: Tensor, name: str | None = None) -> None:
             operand="src_seeds",
             found=repr(seeds),
             limit="[1, 1], 32 bits",
+            fix="pass a [1, 1] tile of a 32-bit type",
         )
     context.current().issue(SET_RNG_SEED, Engine.VECTOR, (), (seeds,), free=1, partitions=1, flags=common_flags(seeds))
 

@@ -285,7 +285,12 @@ def activate2(
         if operator != "bypass":
             stages.append((ops.alu(operator), lane_scalar(value, f"imm{i}", p, api=api), bool(reverse)))
         elif reverse:
-            context.fail("KW-ACTIVATE2-OPS", f"{api}: reverse{i} needs op{i}", operand=f"reverse{i}")
+            context.fail(
+                "KW-ACTIVATE2-OPS",
+                f"{api}: reverse{i} needs op{i}",
+                operand=f"reverse{i}",
+                fix="pass the operator as well, or drop the reversal",
+            )
     slope = lane_scalar(relu_param, "relu_param", p, api=api)
     order = command(reduce_cmd, _COMMANDS, api=api)
     legal = ("add", "maximum", "minimum", "abs_max", "abs_min")

@@ -209,7 +209,12 @@ def topk(val_dst: Tensor, idx_dst: Tensor, src: Tensor, n: int, name: str | None
     require_dtype(index, "idx_dst", (dtypes.uint32,), api=api)
     if p % 16:
         context.fail(
-            "KW-PARTITION-MULTIPLE", f"{api}: src has {p} partitions", operand="src", found=p, limit="a multiple of 16"
+            "KW-PARTITION-MULTIPLE",
+            f"{api}: src has {p} partitions",
+            operand="src",
+            found=p,
+            limit="a multiple of 16",
+            fix="pad the tile to a multiple of 16 partitions",
         )
     if not 8 <= n < 65536 or not 1 <= k <= min(n, 32767) or src.size // p < -(-n // 16):
         context.fail(
@@ -219,6 +224,7 @@ def topk(val_dst: Tensor, idx_dst: Tensor, src: Tensor, n: int, name: str | None
             operand="n",
             found=n,
             limit="8..65535",
+            fix="pad the tile, or ask for fewer elements",
         )
     context.current().issue(
         TOPK,

@@ -128,6 +128,7 @@ def range_select(
             operand="range_start",
             found=start,
             limit=1 << 24,
+            fix="work on pieces of at most 2**24 elements, each from a start of its own",
         )
     if np.float32(on_false_value) != np.float32(FP32_MIN):
         context.fail(
@@ -292,7 +293,12 @@ def tensor_scalar_cumulative(
             )
     first, second = ops.alu(op0, "op0"), ops.alu(op1, "op1")
     if first.bitwise or first.unary:
-        context.fail("KW-OP-MIX", f"{api}: op0=nl.{first.name} must be an arithmetic operator", operand="op0")
+        context.fail(
+            "KW-OP-MIX",
+            f"{api}: op0=nl.{first.name} must be an arithmetic operator",
+            operand="op0",
+            fix="use an arithmetic operator; bitwise ones need tensor_scalar",
+        )
     if second.name not in ("add", "subtract", "multiply", "maximum", "minimum"):
         context.fail(
             "KW-OP-REDUCE",
@@ -300,6 +306,7 @@ def tensor_scalar_cumulative(
             operand="op1",
             found=second.name,
             limit="add, subtract, multiply, maximum, minimum",
+            fix="use one of these operators",
         )
     order = command(reduce_cmd, (commands.reset_reduce, commands.reduce, commands.load_reduce), api=api)
     value = lane_scalar(imm0, "imm0", p, api=api)
@@ -357,7 +364,12 @@ def exponential(
     for tile, label in ((dst, "dst"), (src, "src")):
         if tile.ndim > 4:
             context.fail(
-                "KW-RANK", f"{api}: {label} has {tile.ndim} dimensions", operand=label, found=tile.ndim, limit=4
+                "KW-RANK",
+                f"{api}: {label} has {tile.ndim} dimensions",
+                operand=label,
+                found=tile.ndim,
+                limit=4,
+                fix="merge dimensions that step evenly, or loop over the outermost",
             )
     shift = lane_scalar(max_value, "max_value", p, api=api)
     order = command(reduce_cmd, _ALL, api=api)

@@ -368,8 +368,23 @@ def _matmul_types(dst: Tensor, stationary: Tensor, moving: Tensor, is_transpose:
             limit=str(a),
             fix="cast one operand so that both are float32, or neither is",
         )
+    for tile, label in ((stationary, "stationary"), (moving, "moving")):
+        if tile.dtype is dtypes.float8_e4m3fn and generation < 4:
+            context.fail(
+                "KW-MATMUL-DTYPE",
+                f"nc_matmul: {label} is float8_e4m3fn, which the Tensor Engine takes from trn3 on",
+                operand=label,
+                found="float8_e4m3fn",
+                limit="float8_e4m3 or float8_e5m2",
+                fix="cast it to nl.float8_e4m3 (largest value 240), or target trn3",
+            )
     if {a, b} == {dtypes.float8_e4m3, dtypes.float8_e4m3fn}:
-        context.fail("KW-MATMUL-DTYPE", "nc_matmul: float8_e4m3 and float8_e4m3fn can't be mixed", operand="moving")
+        context.fail(
+            "KW-MATMUL-DTYPE",
+            "nc_matmul: float8_e4m3 and float8_e4m3fn can't be mixed",
+            operand="moving",
+            fix="cast one operand so that both have the same float8 format",
+        )
     if dst.dtype is not dtypes.float32 and not (generation >= 4 and dst.dtype is dtypes.bfloat16):
         context.fail(
             "KW-MATMUL-DST-DTYPE",

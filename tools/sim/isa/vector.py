@@ -123,6 +123,16 @@ def memset(dst: Tensor, value: Any, engine: Any = None, name: str | None = None)
             found=value,
             fix="pass an integer, or use a float tile",
         )
+    if dst.dtype.is_integer and isinstance(value, float | np.floating):
+        context.strict_fail(
+            "KW-MEMSET-VALUE",
+            f"memset: value {value!r} is a float but dst is {dst.dtype}; their kinds must agree since 0.3",
+            dialect="nki",
+            operand="value",
+            found=value,
+            limit="an integer",
+            fix=f"write {int(value)}",
+        )
     unit = pick_engine(engine, MEMSET.engines, api="memset")
     forbid_psum_on_gpsimd(unit, (dst,), api="memset")
     n = dst.size // dst.shape[0]
@@ -348,6 +358,16 @@ def _lane_operand(op: ops.AluOp, value: Any, name: str, p: int, api: str) -> Ten
             operand=name,
             fix=f"pass {name}=number or [P, 1] tile",
         )
+    if isinstance(value, Tensor) and not op.bitwise and value.dtype is not dtypes.float32:
+        context.strict_fail(
+            "KW-DTYPE",
+            f"{api}: {name} is {value.dtype}; a tile operand of an arithmetic operator must be float32",
+            dialect="nki",
+            operand=name,
+            found=str(value.dtype),
+            limit="float32",
+            fix="cast it to float32 first",
+        )
     return lane_scalar(value, name, p, api=api)
 
 
@@ -419,7 +439,11 @@ def free_axes(axis: Any, ndim: int, *, api: str) -> tuple[int, ...]:
     axes = tuple(sorted({int(a) + ndim if int(a) < 0 else int(a) for a in given}))
     if not axes or axes[0] < 0 or axes[-1] >= ndim:
         context.fail(
-            "KW-REDUCE-AXIS", f"{api}: axis {axis} is outside the {ndim} dimensions", operand="axis", found=str(axis)
+            "KW-REDUCE-AXIS",
+            f"{api}: axis {axis} is outside the {ndim} dimensions",
+            operand="axis",
+            found=str(axis),
+            fix="name one of the free dimensions, the last ones",
         )
     if axes[0] == 0:
         context.fail(
@@ -552,7 +576,12 @@ def tensor_scalar_reduce(
     n = same_free(("dst", dst), ("data", data), api=api)
     first = ops.alu(op0, "op0")
     if first.bitwise:
-        context.fail("KW-OP-MIX", f"{api}: op0=nl.{first.name} must be an arithmetic operator", operand="op0")
+        context.fail(
+            "KW-OP-MIX",
+            f"{api}: op0=nl.{first.name} must be an arithmetic operator",
+            operand="op0",
+            fix="use an arithmetic operator; bitwise ones need tensor_scalar",
+        )
     a = _lane_operand(first, operand0, "operand0", p, api)
     folder = ops.reduction(reduce_op, "reduce_op")
     if folder.name not in ("add", "multiply", "maximum", "minimum"):
@@ -697,7 +726,13 @@ def bn_stats(dst: Tensor, data: Tensor, name: str | None = None) -> None:
             fix=f"call it on pieces of {limit} and merge them with bn_aggr",
         )
     if dst.size // p != 6:
-        context.fail("KW-SHAPE-MISMATCH", f"{api}: dst {list(dst.shape)} must be [{p}, 6]", operand="dst", limit=6)
+        context.fail(
+            "KW-SHAPE-MISMATCH",
+            f"{api}: dst {list(dst.shape)} must be [{p}, 6]",
+            operand="dst",
+            limit=6,
+            fix="allocate dst as [P, 6]: count, mean and variance times count, of even and of odd elements",
+        )
     context.current().issue(
         BN_STATS, Engine.VECTOR, (dst,), (data,), free=n, partitions=p, flags=common_flags(data) | psum_flags(dst, data)
     )

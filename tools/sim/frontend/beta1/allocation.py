@@ -209,9 +209,24 @@ def _allocate(
         place = buffer.place
         partitions = sizes[axis]
         placer = lambda index: place(index, partitions, nbytes)  # noqa: E731
+        core.placed = True
+    if fill is not None and fill is not _blank and core.placed:
+        context.strict_fail(
+            "KW-STRICT-ALLOCATED",
+            f"err_tensor_creation_on_scratchpad_with_init_value_not_supported: {name or 'this tensor'} is created with a "
+            "value in a kernel that places its tensors itself",
+            operand=name,
+            limit="nl.ndarray",
+            fix="create it with nl.ndarray and assign the value: t[...] = 0",
+        )
     if axis:
         if any(n < 1 for n in sizes):
-            context.fail("KW-SHAPE", f"shape {sizes} must have only sizes of 1 or more", found=str(sizes))
+            context.fail(
+                "KW-SHAPE",
+                f"shape {sizes} must have only sizes of 1 or more",
+                found=str(sizes),
+                fix="make every dimension 1 or more; skip the iteration when nothing is left to do",
+            )
         return BlockTensor(TileStore(core, sizes[:axis], sizes[axis:], kind, space, name or "", placer, fill))
     tile = core.allocate(sizes, kind, space, name=name or "", address=placer(()) if placer is not None else None)
     assert isinstance(tile, Tile)

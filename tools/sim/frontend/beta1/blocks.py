@@ -267,6 +267,7 @@ class BlockTensor:
                     f"{value!r} can't be assigned to {target!r}",
                     found=list(value.shape),
                     limit=list(target.shape),
+                    fix="slice both sides to the same shape",
                 )
             for mine, theirs in zip(target.tiles(), value.tiles()):
                 if mine is not theirs:

@@ -97,7 +97,12 @@ class Call:
         """
         target = self.tile(dst, "dst")
         if self.dtype is not None and dtype_of(self.dtype) is not target.dtype:
-            context.fail("KW-DTYPE", f"{self.api}: dst is {target.dtype}, dtype says {self.dtype}", operand="dtype")
+            context.fail(
+                "KW-DTYPE",
+                f"{self.api}: dst is {target.dtype}, dtype says {self.dtype}",
+                operand="dtype",
+                fix="give dtype and the destination the same type, or leave dtype out",
+            )
         self.over(target.shape)
         return target, target if self.empty else apart(target, self.chooser)
 

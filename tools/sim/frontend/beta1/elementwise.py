@@ -71,6 +71,7 @@ def spread(core: Core, row: Tile, shape: tuple[int, ...]) -> Tensor:
             f"broadcast to {partitions} partitions; there are {limit}",
             found=partitions,
             limit=limit,
+            fix="keep the result to 128 partitions and loop over the rest",
         )
     free = row.shape[1:]
     count = prod(free)
@@ -262,6 +263,7 @@ def update(name: str, target: Tile, other: Any) -> None:
             "KW-OPERAND-TYPE",
             f"{target!r} is updated with {type(other).__name__}, which is neither a tile nor a number",
             found=type(other).__name__,
+            fix="write the other side as a tile or a number",
         )
     vector.tensor_scalar(target, target, name, other)
 
@@ -527,7 +529,12 @@ def broadcast_to(src: Any, *args: Any, shape: Any = None, **kwargs: Any) -> Any:
     begin()
     sizes = shape if shape is not None else args[0] if args else None
     if sizes is None:
-        context.fail("KW-ARGUMENT", "nl.broadcast_to needs shape=", operand="shape")
+        context.fail(
+            "KW-ARGUMENT",
+            "nl.broadcast_to needs shape=",
+            operand="shape",
+            fix="pass shape=, the sizes that the result shall have",
+        )
     return broadcast(src, tuple(context.index_value(n) for n in sizes))
 
 

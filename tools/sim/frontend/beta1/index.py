@@ -158,7 +158,11 @@ class Index:
                 steps.append(0)
                 continue
             if axis >= self.ndim:
-                context.fail("KW-INDEX-RANK", f"{len(key)} subscripts for an index of {self.ndim} dimensions")
+                context.fail(
+                    "KW-INDEX-RANK",
+                    f"{len(key)} subscripts for an index of {self.ndim} dimensions",
+                    fix="give at most one subscript an axis",
+                )
             n, step = self.shape[axis], self.steps[axis]
             axis += 1
             if isinstance(k, slice):
@@ -362,6 +366,13 @@ def _compare(left: Index, right: Any, operator: str) -> Mask:
             )
         difference = left._shift(-amount)
     if difference.values is not None:
+        context.strict_fail(
+            "KW-MASK-EXPRESSION",
+            "err_unsupported_expression_in_mask: the mask compares a product, quotient or remainder of indices",
+            operand="mask",
+            limit="sums of indices times integers",
+            fix="mask by affine expressions; take a remainder apart into a loop and an inner index",
+        )
         return Mask((), difference.shape, Mask.FLOAT[operator](difference.values, 0))
     return Mask(((difference, operator),), difference.shape)
 

@@ -23,8 +23,13 @@ from tools.sim.isa import control, gather, gpsimd, randomness, scalar, search, s
 from tools.sim.isa import tensor as pe
 from tools.sim.isa.enums import engine as engines
 from tools.sim.isa.enums import reduce_cmd as commands
+from tools.sim.isa.operands import require_dtype
 from tools.sim.isa.vector import FP32_MIN
 from tools.sim.tensor import Tensor
+
+_BIAS_TYPES = (dtypes.float32, dtypes.float16, dtypes.bfloat16)
+"""Types of a bias tile (Beta-1 error reference, err_activation_bias_invalid_type)."""
+
 
 # -- Scalar Engine -----------------------------------------------------------------------------------------------------
 
@@ -46,6 +51,16 @@ def activation(
     call = Call("nisa.activation", kwargs, mask, dtype)
     tile, read = call.data(data)
     shift, factor = call.lane(bias, "bias"), call.lane(scale, "scale")
+    if isinstance(shift, Tile):
+        require_dtype(shift, "bias", _BIAS_TYPES, api=call.api)
+    elif shift is None and call.core.placed:
+        context.strict_fail(
+            "KW-STRICT-ALLOCATED",
+            "err_bias_tensor_must_be_specified_in_allocation: activation without a bias needs a hidden tile of zeros",
+            operand="bias",
+            limit="a [P, 1] tile",
+            fix="allocate a [P, 1] tile of zeros and pass it as bias",
+        )
     total = call.lane(reduce_res, "reduce_res")
     return call.result(
         tile.shape,
@@ -555,7 +570,9 @@ def local_gather(
     if call.chooser is not None:
         context.unsupported(f"{call.api} with a mask")
     per_core = prod(places.shape[1:]) * 16 if num_valid_indices is None else context.index_value(num_valid_indices)
-    shape: tuple[int, ...] = (data.shape[0], per_core)
+    free = places.shape[1:]
+    # one row of 16 results for each column of the index tile, as the SDK's own test annotates it
+    shape: tuple[int, ...] = (data.shape[0], *((*free, 16) if per_core == prod(free) * 16 else (per_core,)))
     if num_elem_per_idx != 1:
         shape = (*shape, int(num_elem_per_idx))
     return call.result(
@@ -666,6 +683,14 @@ def matmul(x: Any, y: Any, *, transpose_x: bool = False, mask: Any = None, **kwa
     call = Call("nl.matmul", kwargs)
     a, b = in_sbuf(call.core, call.tile(x, "x")), in_sbuf(call.core, call.tile(y, "y"))
     if not transpose_x:
+        if call.core.placed:
+            context.strict_fail(
+                "KW-STRICT-ALLOCATED",
+                "err_transpose_on_tensor_engine_not_allowed_in_allocated_kernel: nl.matmul has to transpose x in tiles of its own",
+                operand="x",
+                limit="transpose_x=True",
+                fix="transpose x with nisa.nc_transpose into tiles that you allocate, and pass transpose_x=True",
+            )
         turned = turn(call.core, a)
         held = new_tile(call.core, turned.shape, a.dtype)
         vector.tensor_copy(held, turned)

@@ -195,7 +195,12 @@ def load_transpose2d(src: Any, *, mask: Any = None, dtype: Any = None, **kwargs:
     data = tile_of(src, "src", "nl.load_transpose2d")
     if data.ndim != 2:
         context.fail(
-            "KW-RANK", f"nl.load_transpose2d: src {data!r} must be 2-D", operand="src", found=data.ndim, limit=2
+            "KW-RANK",
+            f"nl.load_transpose2d: src {data!r} must be 2-D",
+            operand="src",
+            found=data.ndim,
+            limit=2,
+            fix="index or reshape src to two dimensions",
         )
     chooser = resolve(mask, data.shape)
     if isinstance(chooser, np.ndarray):
@@ -334,6 +339,7 @@ def dma_transpose(
             operand="axes",
             found=str(axes),
             limit="(1, 0), (2, 1, 0), (3, 1, 2, 0)",
+            fix="use one of these permutations, or transpose in two steps",
         )
     chooser = resolve(mask, data.shape)
     if isinstance(chooser, np.ndarray):

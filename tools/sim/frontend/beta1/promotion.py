@@ -32,7 +32,7 @@ def dtype_of(value: Any) -> DType:
     try:
         return as_dtype(value)
     except TypeError as error:
-        context.fail("KW-DTYPE", str(error), operand="dtype")
+        context.fail("KW-DTYPE", str(error), operand="dtype", fix="use a type of nl, such as nl.float32 or nl.bfloat16")
 
 
 def scalar_type(value: Any) -> DType:

@@ -85,6 +85,7 @@ class Tile(Tensor):
                 f"{self!r} was asserted to have shape {list(shape)} (err_annotation_shape_mismatch)",
                 found=list(self.shape),
                 limit=list(shape),
+                fix="make the tile and its annotation agree",
             )
         return self
 
@@ -176,7 +177,12 @@ class Tile(Tensor):
                 keys.append(s)
                 continue
             if not s:
-                context.fail("KW-EMPTY-SLICE", f"a slice of {self!r} holds no element", operand=self.name)
+                context.fail(
+                    "KW-EMPTY-SLICE",
+                    f"a slice of {self!r} holds no element",
+                    operand=self.name,
+                    fix="skip the iteration when nothing is left to do",
+                )
             shape[axis] = len(s)
             own = [1] * rank
             steps = [0] * rank
@@ -210,6 +216,8 @@ class Tile(Tensor):
                 if n == 1 and isinstance(k, slice) and k == slice(None):
                     converted.append(0)
                     continue
+                if any(isinstance(i, Index) and i.ndim == 1 for i in key):
+                    self._one_dimensional()
                 context.fail(
                     "KW-INDEX-MIX",
                     f"a slice and an index expression subscript {self!r} together "
@@ -256,6 +264,16 @@ class Tile(Tensor):
                     made._region = (start, start + a[0], column * item, end * item, row * item)
         return made
 
+    def _one_dimensional(self) -> NoReturn:
+        context.fail(
+            "KW-INDEX-1D",
+            f"{self!r} is indexed with a one-dimensional nl.arange (err_1d_arange_not_supported)",
+            operand=self.name,
+            found=1,
+            limit=2,
+            fix="give it a second axis, nl.arange(n)[:, None], or use a slice",
+        )
+
     def _affine(self, key: tuple[Any, ...]) -> Tile:
         offset = self.offset
         shape: tuple[int, ...] | None = None
@@ -286,12 +304,7 @@ class Tile(Tensor):
                 offset += at * s
         assert shape is not None
         if len(shape) == 1:
-            context.fail(
-                "KW-INDEX-1D",
-                f"{self!r} is indexed with a one-dimensional nl.arange (err_1d_arange_not_supported)",
-                operand=self.name,
-                fix="give it a second axis, nl.arange(n)[:, None], or use a slice",
-            )
+            self._one_dimensional()
         if not inside:
             return LooseTile(self, key, shape)
         if self.buffer.on_chip:
@@ -357,7 +370,10 @@ class Tile(Tensor):
             return self._plain()
         if isinstance(box, np.ndarray) or box == EMPTY:
             context.fail(
-                "KW-MASK-EXPRESSION", "an operand mask must leave a rectangle of its operand", operand=self.name
+                "KW-MASK-EXPRESSION",
+                "an operand mask must leave a rectangle of its operand",
+                operand=self.name,
+                fix="use a mask of comparisons of one index each, joined with &",
             )
         return self.narrow(box)
 
@@ -369,11 +385,31 @@ class Tile(Tensor):
             # an element has no axes to give to the result: its dimension goes, as with an integer
             return self[tuple(context.index_value(k) if isinstance(k, Element) else k for k in key)]
         key = self._expand_dynamic(key)
+        self._dynamic_rules(key)
         if not self.buffer.on_chip:
             found = self._row_gather(key)
             if found is not None:
                 return found
         return PickedTile.by_index(self, key)
+
+    def _dynamic_rules(self, key: tuple[Any, ...]) -> None:
+        """What the compiler refuses of indices that tiles hold: they pick rows of HBM tensors only."""
+        picking = [axis for axis, k in enumerate(key) if isinstance(k, Tensor) and k.size > 1]
+        if not picking or not (self.buffer.on_chip or picking[-1] == self.ndim - 1):
+            return
+        if self.buffer.on_chip:
+            error = "err_copy_dynamic_indirect_indices_not_natively_supported"
+            fix = "gather rows from HBM with nl.load, or use nisa.tensor_copy_dynamic_src or nisa.local_gather"
+        else:
+            error, fix = "err_indirect_indices_free_dim", "pick along the partition or a block dimension"
+        context.strict_fail(
+            "KW-STRICT-INDIRECT",
+            f"{error}: dimension {picking[-1]} of {self!r} is indexed by a tile",
+            operand=self.name,
+            found=picking[-1],
+            limit="partition or block dimension of an HBM tensor, in nl.load, nl.store and nisa.dma_copy",
+            fix=fix,
+        )
 
     def _expand_dynamic(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
         """The key with every dimension given, slices written as indices over axes of their own."""
@@ -383,7 +419,11 @@ class Tile(Tensor):
         key = key[: dots[0]] + fill + key[dots[0] + 1 :] if dots else key + fill
         if len(key) != ndim:
             context.fail(
-                "KW-INDEX-RANK", f"{len(key)} indices for the {ndim} dimensions of {self!r}", found=len(key), limit=ndim
+                "KW-INDEX-RANK",
+                f"{len(key)} indices for the {ndim} dimensions of {self!r}",
+                found=len(key),
+                limit=ndim,
+                fix="give one index a dimension",
             )
         free = [axis for axis, k in enumerate(key) if isinstance(k, slice | DynSlice)]
         if not free:
