@@ -82,6 +82,55 @@ return out
 """.replace("out = nl.ndarray((64, 128)", "out = nl.ndarray((64, 64)")
 
 
+def turned_blocks(*, by_array: bool) -> str:
+    """Products of 16 blocks, which the array turns first, or which lie the right way round already."""
+    turn = """
+    p = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.psum)
+    nisa.nc_transpose(p, a)
+    a = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
+    nisa.tensor_copy(a, p)
+"""
+    return f"""
+out = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.shared_hbm)
+b = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
+nisa.dma_copy(dst=b, src=w[:, 0:128])
+rows = nl.ndarray((128, 2048), dtype=nl.bfloat16, buffer=nl.sbuf)
+nisa.dma_copy(dst=rows, src=x)
+acc = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.psum)
+for i in range(16):
+    a = rows[:, i*128:(i+1)*128]
+{turn if by_array else ""}
+    nisa.nc_matmul(dst=acc, stationary=a, moving=b)
+r = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.sbuf)
+nisa.tensor_copy(r, acc)
+nisa.dma_copy(dst=out, src=r)
+return out
+"""
+
+
+def products(*, hoisted: bool) -> str:
+    """48 products with one pair of operands, which is loaded for each, or once."""
+    loads = """
+    a = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
+    nisa.dma_copy(dst=a, src=w[:, 0:128])
+    b = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
+    nisa.dma_copy(dst=b, src=x[:, 0:512])
+"""
+    before = "if True:" + loads if hoisted else ""
+    return f"""
+out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+acc = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
+{before}
+for i in range(48):
+    {"" if hoisted else loads}
+    nisa.nc_matmul(dst=acc, stationary=a, moving=b)
+r = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+nisa.tensor_copy(r, acc)
+nisa.dma_copy(dst=out, src=r)
+return out
+"""
+
+
 PAIRS: dict[str, Pair] = {
     "T1": Pair(matmuls(128, 128, 512, 600), matmuls(128, 128, 512, 4)),
     "T2": Pair(
@@ -246,21 +295,7 @@ return out
     ),
     "E1": Pair(matmuls(32, 128, 512, 200), matmuls(128, 128, 512, 50)),
     "E2": Pair(matmuls(128, 128, 64, 400), matmuls(128, 128, 512, 50)),
-    "E3": Pair(
-        """
-out = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.shared_hbm)
-a = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
-nisa.memset(a, 0.0)
-for i in range(64):
-    p = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.psum)
-    nisa.nc_transpose(p, a)
-r = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
-nisa.tensor_copy(r, p)
-nisa.dma_copy(dst=out, src=r)
-return out
-""",
-        matmuls(128, 128, 128, 64),
-    ),
+    "E3": Pair(turned_blocks(by_array=True), turned_blocks(by_array=False), dtype="bfloat16"),
     "E4": Pair(matmuls(128, 1, 512, 200), matmuls(128, 128, 512, 50)),
     "E5": Pair(
         """
@@ -477,25 +512,7 @@ return out
 """,
         matmuls(128, 128, 512, 64),
     ),
-    "E10": Pair(
-        """
-out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
-a = nl.ndarray((128, 128), dtype=nl.bfloat16, buffer=nl.sbuf)
-nisa.dma_copy(dst=a, src=w[:, 0:128])
-b = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
-nisa.dma_copy(dst=b, src=x[:, 0:512])
-r = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
-for i in range(24):
-    acc = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
-    nisa.nc_matmul(dst=acc, stationary=a, moving=b)
-    b = nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf)
-    nisa.tensor_copy(b, acc)
-nisa.dma_copy(dst=out, src=b)
-return out
-""",
-        matmuls(128, 128, 512, 600),
-        dtype="bfloat16",
-    ),
+    "E10": Pair(products(hoisted=False), products(hoisted=True), dtype="bfloat16"),
     "V6": Pair(
         "out = nl.ndarray((128, 2), dtype=x.dtype, buffer=nl.shared_hbm)\n"
         + LOAD_X

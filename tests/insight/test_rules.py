@@ -43,7 +43,7 @@ def test_the_change_gains_time_in_re_simulation(name: str) -> None:
     assert found.proof.before_us == seen.profile.latency_us
 
 
-SAME_WORK = "D1 D4 D5 D7 D8 D9 D10 D12 P4 P5 P7 E1 E2 E6 E7 V1 V2 V3 V4 V5 V6 V7 V9 V10 V11 V13 S1 A1".split()
+SAME_WORK = "D1 D4 D5 D7 D8 D9 D10 D12 P4 P5 P7 E1 E2 E3 E6 E7 E10 V1 V2 V3 V4 V5 V6 V7 V9 V10 V11 V13 S1 A1".split()
 """Pairs whose twin is the sick kernel with the advice followed."""
 
 
@@ -117,3 +117,15 @@ def test_a_row_that_is_spread_over_the_partitions_is_not_a_reload() -> None:
         "nisa.dma_copy(dst=t, src=w.broadcast(0, 128))\nnisa.dma_copy(dst=out, src=t)\nreturn out"
     )
     assert RULES["D1"](Case(observed(spread, Pair(spread, spread, w=(1, 2048))))) is None
+
+
+def test_a_contraction_that_is_no_longer_is_not_promised_to_be_packed() -> None:
+    pair = PAIRS["E1"]
+    body = pair.sick.replace(
+        "    nisa.nc_matmul(", "    acc = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)\n    nisa.nc_matmul("
+    )
+    (summed,) = advise(observed(pair.sick, pair), rules=("E1",))
+    (single,) = advise(observed(body, pair), rules=("E1",))
+    assert summed.proof is not None
+    assert single.proof is None
+    assert "row tiles" in single.change

@@ -13,6 +13,7 @@ from tools.insight.locate import Location, locate
 from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import Observed
 from tools.insight.precision import LinePrecision, PrecisionReport, precision_report
+from tools.insight.questions import Answer, answer
 from tools.insight.soundness import TraceError, check, check_order
 from tools.insight.steps import Step, instrumented
 from tools.insight.unwritten import unwritten_outputs, unwritten_reads
@@ -20,6 +21,7 @@ from tools.insight.unwritten import unwritten_outputs, unwritten_reads
 __all__ = [
     "RULES",
     "Advice",
+    "Answer",
     "Counterfactual",
     "Explanation",
     "Generation",
@@ -32,6 +34,7 @@ __all__ = [
     "Step",
     "TraceError",
     "advise",
+    "answer",
     "check",
     "check_order",
     "explain_gap",

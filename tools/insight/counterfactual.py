@@ -197,7 +197,10 @@ def wider_dma(observed: Observed, rows: Ints, row_bytes: int = WIDE_ROW_BYTES) -
     if not merged:
         return None
     change = f"With {describe_group(observed, rows)} joined into transfers of up to {row_bytes} bytes a partition"
-    return replay(observed, "wider DMA", change, trace=trace, caveat="assumes that neighbours lie side by side in HBM")
+    apart = "" if trace.column(Inst.AUX).max() > observed.trace.column(Inst.AUX)[rows].max() else (
+        "their rows don't lie side by side in HBM, so only the number of transfers falls"
+    )  # fmt: skip
+    return replay(observed, "wider DMA", change, trace=trace, caveat=apart)
 
 
 def joined_dmas(observed: Observed, rows: Ints, row_bytes: int) -> tuple[Trace, int]:
@@ -206,20 +209,21 @@ def joined_dmas(observed: Observed, rows: Ints, row_bytes: int) -> tuple[Trace, 
     width = trace.column(Inst.AUX)
     done = 0
     # Stores last, from the end of the program: each joining renumbers what follows.
-    plan: list[tuple[Ints, int, bool]] = []
+    plan: list[tuple[Ints, int, bool, bool]] = []
     for line, core in np.unique(np.stack([observed.line[rows], observed.core[rows]], axis=1), axis=0).tolist():
         here = (observed.line[rows] == line) & (observed.core[rows] == core)
         mine = rows[here & (width[rows] < row_bytes)]
         if len(mine) > 1:
             size = min(int(np.ceil(row_bytes / max(float(np.median(width[mine])), 1.0))), JOIN_LIMIT, len(mine))
-            plan.append((mine, size, bool(observed.is_store[mine[0]])))
+            plan.append((mine, size, bool(observed.is_store[mine[0]]), _side_by_side(observed, mine)))
             done += len(mine)
     number = np.arange(len(trace))
-    for mine, size, store in plan:
+    for mine, size, store, beside in plan:
         marked = np.zeros(len(trace), np.bool_)
         marked[number[mine]] = True
         current = np.flatnonzero(marked)
-        how = edits.Joining((Inst.BYTES, Inst.AUX, Inst.FREE), at_last=store)
+        columns = (Inst.BYTES, Inst.FREE, *((Inst.AUX,) if beside else ()))
+        how = edits.Joining(columns, at_last=store)
         group = np.full(len(trace), -1, np.int64)
         group[current] = np.arange(len(current)) // size
         keep = group < 0
@@ -229,6 +233,32 @@ def joined_dmas(observed: Observed, rows: Ints, row_bytes: int) -> tuple[Trace, 
         renumber = np.cumsum(keep) - 1
         number = np.where(keep[number], renumber[number], 0)
     return trace, done
+
+
+def _side_by_side(observed: Observed, rows: Ints) -> bool:
+    """Whether most of these DMAs go on in HBM, row by row, where the one before them ended."""
+    operands, first = observed.trace.operands, observed.trace.column(Inst.FIRST_OPERAND)
+    count = observed.trace.column(Inst.OPERANDS)
+    places = []
+    for i in rows.tolist():
+        own = operands[first[i] : first[i] + count[i]]
+        far = own[observed.hbm_buffer[own[:, Operand.BUFFER]]]
+        if len(far):
+            places.append(far[0])
+    if len(places) < 2:
+        return False
+    table = np.stack(places)
+    same = (
+        table[1:, [Operand.BUFFER, Operand.ROW0, Operand.ROW1]]
+        == table[:-1, [Operand.BUFFER, Operand.ROW0, Operand.ROW1]]
+    ).all(axis=1)
+    on = table[1:, Operand.BYTE0] == table[:-1, Operand.BYTE1]
+    # Whole rows, one after another, are one stretch of memory.
+    whole = (table[:, Operand.BYTE1] - table[:, Operand.BYTE0]) == table[:, Operand.ROW_BYTES]
+    below = (table[1:, Operand.BUFFER] == table[:-1, Operand.BUFFER]) & (
+        table[1:, Operand.ROW0] == table[:-1, Operand.ROW1]
+    )
+    return bool(((same & on) | (below & whole[1:] & whole[:-1])).mean() >= 0.5)
 
 
 def spread_triggers(observed: Observed, rows: Ints) -> Counterfactual:
@@ -309,9 +339,9 @@ def all_stalls_removed(observed: Observed) -> Counterfactual:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 gap`, `2 gaps`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, several: str = "") -> str:
+    """`1 gap`, `2 gaps`; `several` where the plural is another."""
+    return f"{number} {noun}" if number == 1 else f"{number} {several or noun + 's'}"
 
 
 def describe_tiles(observed: Observed, buffers: list[int]) -> str:
@@ -335,4 +365,4 @@ def describe_lines(observed: Observed, rows: Ints) -> str:
     lines, counts = np.unique(observed.line[rows], return_counts=True)
     ranked = lines[np.argsort(-counts, kind="stable")]
     text = ", ".join(observed.where(int(k)) for k in ranked[:3])
-    return text + (f" and {len(ranked) - 3} more lines" if len(ranked) > 3 else "")
+    return text + (f" and {counted(len(ranked) - 3, 'more line')}" if len(ranked) > 3 else "")

@@ -6,9 +6,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tools.insight.observed import Observed
 from tools.sim.timing import Wait
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+LONGEST_CHAIN = 200
+"""Instructions that are followed behind one wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,7 @@ def critical_path(observed: Observed) -> list[int]:
     return path[::-1]
 
 
-def _predecessors(observed: Observed) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _predecessors(observed: Observed) -> Ints:
     """The instruction that each lane issued before this one, or -1."""
     timeline = observed.timeline
     order = np.lexsort((timeline.start_ns, timeline.lane))
@@ -83,3 +90,46 @@ def path_shares(observed: Observed) -> tuple[PathShare, ...]:
         )
         for line, us in sorted(spent.items(), key=lambda entry: -entry[1])
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What other instructions did while an engine waited.
+
+    Attributes:
+        line: id of their source line.
+        opcode: the most frequent of them.
+        us: how long the wait was theirs: from the start of each until the next one, or the waiting engine, could go on.
+    """
+
+    line: int
+    opcode: str
+    us: float
+
+
+def turns(observed: Observed, waiting: Ints, begins: Floats) -> tuple[Turn, ...]:
+    """Whose turn it was while instructions waited, the longest first: the chain behind each wait, cut at its beginning.
+
+    Args:
+        observed: the launch.
+        waiting: instructions that started late.
+        begins: when the wait of each began, ns.
+    """
+    timeline = observed.timeline
+    before = _predecessors(observed)
+    spent: dict[int, float] = defaultdict(float)
+    opcodes: dict[int, list[str]] = defaultdict(list)
+    for i, begin in zip(waiting.tolist(), begins.tolist()):
+        at, until = i, float(timeline.start_ns[i])
+        for _ in range(LONGEST_CHAIN):
+            waits = timeline.wait[at] not in (Wait.NONE, Wait.ORDER) and timeline.waited_for[at] >= 0
+            nxt = int(timeline.waited_for[at]) if waits else int(before[at])
+            if nxt < 0 or nxt == at or until <= begin or (at == i and not waits):
+                break
+            start = max(float(timeline.start_ns[nxt]), begin)
+            line = int(observed.line[nxt])
+            spent[line] += max(until - start, 0.0)
+            opcodes[line].append(str(observed.opcode[nxt]))
+            at, until = nxt, min(until, start)
+    found = [Turn(k, max(set(opcodes[k]), key=opcodes[k].count), ns / 1e3) for k, ns in spent.items() if ns > 0]
+    return tuple(sorted(found, key=lambda t: -t.us))

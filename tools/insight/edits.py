@@ -262,18 +262,32 @@ def bypassed(trace: Trace, rows: Ints, producers: Ints, consumers: Ints) -> Trac
     gone = np.zeros(len(trace), np.bool_)
     gone[rows] = True
     operands = trace.operands.copy()
+    extra: dict[int, list[Ints]] = {}
     # In program order, so that a chain of bypassed instructions leads back to its beginning.
     mine = np.flatnonzero(gone[producers])
     for k in mine[np.argsort(producers[mine], kind="stable")].tolist():
-        own = operands[first[producers[k]] : first[producers[k]] + count[producers[k]]]
+        producer, consumer = int(producers[k]), int(consumers[k])
+        own = operands[first[producer] : first[producer] + count[producer]]
         written, read = _written(own), own[own[:, Operand.FLAGS] == 2]
         if written is None or not len(read):
             continue
         others = read[read[:, Operand.BUFFER] != written[Operand.BUFFER]]
-        _reread(
-            operands, int(first[consumers[k]]), int(count[consumers[k]]), written, (others if len(others) else read)[0]
-        )
-    return drop(replace(trace, operands=operands), gone)
+        sources = [(others if len(others) else read)[0].copy(), *extra.get(producer, [])]
+        if not _reread(operands, int(first[consumer]), int(count[consumer]), written, sources[0]):
+            extra.setdefault(consumer, []).append(sources[0])  # it reads what several of them wrote
+        extra.setdefault(consumer, []).extend(sources[1:])
+    edited = replace(trace, operands=operands)
+    return drop(_reading_more(edited, {i: more for i, more in extra.items() if not gone[i]}), gone)
+
+
+def _reading_more(trace: Trace, extra: dict[int, list[Ints]]) -> Trace:
+    """The trace in which instructions read further operands, each once."""
+    more = [(i, row) for i, rows in extra.items() for row in {tuple(r.tolist()): r for r in rows}.values()]
+    if not more:
+        return trace
+    operands = np.concatenate([trace.operands, np.stack([row for _, row in more])])
+    owner = np.concatenate([owners(trace), np.array([i for i, _ in more], np.int64)])
+    return rebuilt(trace, trace.instructions, operands, owner)
 
 
 def deduplicated(trace: Trace, original: Ints, producers: Ints, consumers: Ints) -> Trace:
@@ -318,13 +332,17 @@ def _written(operands: NDArray[np.int64]) -> NDArray[np.int64] | None:
     return found[0] if len(found) else None
 
 
-def _reread(operands: Ints, first: int, count: int, written: NDArray[np.int64], source: NDArray[np.int64]) -> None:
-    """Let an instruction read `source` wherever it read (a part of) what `written` describes; changes `operands`."""
+def _reread(operands: Ints, first: int, count: int, written: NDArray[np.int64], source: NDArray[np.int64]) -> bool:
+    """Let an instruction read `source` wherever it read (a part of) what `written` describes; changes `operands`.
+
+    False when it reads more than that, or nothing of it.
+    """
     theirs = operands[first : first + count]
     inside = (theirs[:, Operand.FLAGS] == 2) & (theirs[:, Operand.BUFFER] == written[Operand.BUFFER])
     for low, high in ((Operand.ROW0, Operand.ROW1), (Operand.BYTE0, Operand.BYTE1)):
         inside &= (theirs[:, low] >= written[low]) & (theirs[:, high] <= written[high])
     theirs[inside] = source
+    return bool(inside.any())
 
 
 def repeated_loads(trace: Trace, loads: Bools) -> Ints:

@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 
 from tools.insight import counterfactual as what_if
 from tools.insight.counterfactual import Counterfactual
-from tools.insight.critical import PathShare, path_shares
+from tools.insight.critical import PathShare, Turn, path_shares, turns
 from tools.insight.observed import READS, WRITES, Observed
 from tools.sim.instruction import Engine, Operand, Trace
 from tools.sim.machine import Machine
-from tools.sim.profiler import ENGINE_NAMES
+from tools.sim.profiler import ENGINE_NAMES, EngineUse
 from tools.sim.timing import TimingOptions, Wait, on_grid
 
 Ints = NDArray[np.int64]
 
 LEAST_GAIN = 0.002
 """Share of the latency below which a gain is within the model's noise and not worth a sentence."""
+
+MOST_FOLLOWED = 2000
+"""Waits whose chains are followed; of more, every so many-th."""
 
 _CAUSES = {
     Wait.RESULT: "the result of {waited}",
@@ -82,6 +85,8 @@ class Explanation:
     causes: tuple[IdleCause, ...]
     counterfactuals: tuple[Counterfactual, ...]
     path: tuple[PathShare, ...]
+    turns: tuple[Turn, ...]
+    """What other engines and DMAs did in that time: the chains behind the waits, by line, the longest first."""
     answer: str
 
     @property
@@ -136,12 +141,13 @@ def explain_gap(
         raise ValueError(f"no core {core}; the launch used {max(e.core for e in observed.profile.engines) + 1}")
     use = observed.profile.engine(chosen, core)
     causes, groups = _causes(observed, ENGINE_NAMES.index(chosen), core, use.idle_us)
+    meanwhile = _meanwhile(observed, groups)[:limit]
     trials = _trials(observed, groups, limit, time.monotonic() + seconds)
     path = path_shares(observed)[:limit]
     return Explanation(
         chosen, core, observed.machine.name, observed.profile.latency_us, use.busy_us, use.idle_us, causes[:limit]
-        if len(causes) <= limit else _folded(causes, limit), trials, path,
-        _answer(chosen, observed, use.busy_us, use.idle_us, causes, trials),
+        if len(causes) <= limit else _folded(causes, limit), trials, path, meanwhile,
+        _answer(chosen, observed, use, causes, trials, meanwhile),
     )  # fmt: skip
 
 
@@ -336,21 +342,39 @@ def _tiles(observed: Observed, rows: Ints, access: int) -> set[int]:
     return {int(b) for b in np.unique(operands[mine, Operand.BUFFER])}
 
 
+def _meanwhile(observed: Observed, groups: list[_Group]) -> tuple[Turn, ...]:
+    """What the time of the waits was spent on elsewhere."""
+    rows = np.concatenate([g.waiting for g in groups]) if groups else np.empty(0, np.int64)
+    if len(rows) > MOST_FOLLOWED:
+        rows = rows[:: -(-len(rows) // MOST_FOLLOWED)]
+    begins = observed.timeline.start_ns[rows] - observed.timeline.waited_ns[rows]
+    return turns(observed, rows, begins)
+
+
 def _answer(
     engine: str,
     observed: Observed,
-    busy: float,
-    idle: float,
+    use: EngineUse,
     causes: tuple[IdleCause, ...],
     trials: tuple[Counterfactual, ...],
+    meanwhile: tuple[Turn, ...],
 ) -> str:
     latency = observed.profile.latency_us
-    percent = 100 * idle / latency if latency else 0.0
+    name = f"{engine} Engine" + (f" of core {use.core}" if observed.trace.cores > 1 else "")
+    if not use.instructions:
+        return f"The {name} has no work in this kernel: it is idle for all of the {latency:.2f} us (simulated)."
+    percent = 100 * use.idle_us / latency if latency else 0.0
     lines = [
-        f"The {engine} Engine is idle {percent:.1f}% of the time on {observed.machine.name}: {idle:.2f} of {latency:.2f} us "
-        f"(simulated), busy {busy:.2f} us."
+        f"The {name} is idle {percent:.1f}% of the time on {observed.machine.name}: {use.idle_us:.2f} of {latency:.2f} us "
+        f"(simulated), busy {use.busy_us:.2f} us."
     ]
     lines += [f"- {c.sentence}" for c in causes[:3]]
+    direct = {c.waits_for_line for c in causes[:1]}
+    total = sum(t.us for t in meanwhile)
+    behind = [t for t in meanwhile[:3] if t.us >= 0.05 * total]
+    if behind and {t.line for t in behind} - direct:
+        text = ", ".join(f"{t.opcode} at {observed.where(t.line)} {t.us / total:.0%}" for t in behind)
+        lines.append(f"- Behind these waits it was the turn of {text} of that time.")
     lines += [f"- {t.sentence}" for t in trials[:3]]
     if not trials and len(causes):
         lines.append("- None of the changes that were tried gains anything measurable.")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.insight import counterfactual as what_if
+from tools.insight import edits
 from tools.insight.advice import Advice, Case, rule
 from tools.insight.counterfactual import Counterfactual
 from tools.sim.instruction import BY_NAME, Engine, Flag, Inst, Operand
@@ -49,16 +50,36 @@ def unused_rows(case: Case) -> Advice | None:
     used = float(np.median(k[rows]))
     size = int(FULL // max(used, 1))
     change = f"With {what_if.describe_group(seen, rows)} packed {size} to one"
+    evidence = (
+        f"{len(rows)} matmuls at {case.places(lines)} contract over {used:.0f} of {FULL} rows; "
+        f"{seen.profile.pe_row_utilisation_percent:.0f}% of the rows and {seen.profile.pe_column_utilisation_percent:.0f}% of "
+        f"the columns work on average."
+    )
+    if _summed(case, rows) < 1 - 1 / size:
+        # No sum goes on in the next matmul: the contraction isn't longer, so there is nothing to regroup.
+        return Advice(
+            "E1",
+            "Matmuls leave rows of the PE array empty.",
+            evidence,
+            f"the contraction is no longer than that: fold another axis of the sum into it, or run {size} independent products "
+            f"side by side on row tiles (tile_position, which this timing model doesn't overlap).",
+            case.numbers(lines),
+        )
     return Advice(
         "E1",
         "Matmuls leave rows of the PE array empty.",
-        f"{len(rows)} matmuls at {case.places(lines)} contract over {used:.0f} of {FULL} rows; "
-        f"{seen.profile.pe_row_utilisation_percent:.0f}% of the rows and {seen.profile.pe_column_utilisation_percent:.0f}% of "
-        f"the columns work on average.",
+        evidence,
         f"load {FULL} rows of the contraction at once (reshape or regroup it) so that one matmul does the work of {size}.",
         case.numbers(lines),
         case.prove(lambda: what_if.joined_instructions(seen, rows, size, (Inst.PARTITIONS,), change, FULL)),
     )
+
+
+def _summed(case: Case, rows: Ints) -> float:
+    """Share of these matmuls that add to what others left in PSUM."""
+    adds = np.zeros(len(case.seen.trace), np.bool_)
+    adds[case.seen.owner[case.seen.trace.operands[:, Operand.FLAGS] == 3]] = True
+    return float(adds[rows].mean())
 
 
 @rule("E2")
@@ -92,10 +113,15 @@ def transposes(case: Case) -> Advice | None:
     rows = np.flatnonzero(moved > 0)
     spent = float(seen.held_ns[rows].sum())
     total = float(seen.held_ns[seen.engine == Engine.TENSOR].sum())
-    if not len(rows) or spent < 0.1 * total:
+    if not len(rows) or spent < 0.1 * total or not matmuls(case).any():
         return None
     lines = case.heaviest(rows)
+    copies = _copies_of(case, rows)
     change = f"Without {what_if.describe_group(seen, rows)}"
+    caveat = (
+        f"with the {what_if.counted(len(copies), 'copy', 'copies')} of their results out of PSUM" if len(copies) else ""
+    )
+    both = np.union1d(rows, copies)
     return Advice(
         "E3",
         "The Tensor Engine transposes instead of multiplying.",
@@ -103,8 +129,19 @@ def transposes(case: Case) -> Advice | None:
         f"({int(moved.sum())} of {int(hardware.sum())} FLOPs).",
         "swap stationary and moving so that the product comes out in the layout its consumer needs, or load it transposed.",
         case.numbers(lines),
-        case.prove(lambda: what_if.without(seen, rows, "transposes removed", change, "copies out of PSUM stay in")),
+        case.prove(lambda: what_if.fused_away(seen, both, change, caveat)),
     )
+
+
+def _copies_of(case: Case, rows: Ints) -> Ints:
+    """Copies that bring nothing but the results of `rows` out of PSUM."""
+    producers, consumers = case.seen.results
+    mine = np.zeros(len(case.seen.trace), np.bool_)
+    mine[rows] = True
+    theirs = np.bincount(consumers[mine[producers]], minlength=len(case.seen.trace))
+    every = np.bincount(consumers, minlength=len(case.seen.trace))
+    moves = np.isin(case.seen.opcode, ("tensor_copy", "activation")) & ((case.seen.flags & Flag.PSUM_SRC) != 0)
+    return np.flatnonzero(moves & (theirs > 0) & (theirs == every))
 
 
 @rule("E4")
@@ -203,11 +240,8 @@ def serialisation_stall(case: Case) -> Advice | None:
         return None
     rows = np.flatnonzero(matmuls(case))
     lines = case.heaviest(rows, case.seen.timeline.waited_ns)
-
-    def trial() -> Counterfactual:
-        hoisted = what_if.loads_hoisted(case.seen)
-        free = what_if.all_stalls_removed(case.seen)
-        return hoisted if hoisted is not None and hoisted.gain_us >= 0.5 * free.gain_us else free
+    if not (edits.repeated_loads(case.seen.trace, case.seen.is_load) >= 0).any():
+        return None  # nothing to hoist: T5 and P2 say whom it waits for
 
     return Advice(
         "E10",
@@ -216,7 +250,7 @@ def serialisation_stall(case: Case) -> Advice | None:
         f"allows {profile.mfu_max_achievable_estimated_percent:.0f}%; its matmuls stand at {case.places(lines)}.",
         "load both operands before the loops that reuse them, put K innermost, and give loads and sums tiles of their own.",
         case.numbers(lines),
-        case.prove(trial),
+        case.prove(lambda: what_if.loads_hoisted(case.seen)),
     )
 
 
