@@ -67,5 +67,30 @@ def by_heads(q, k, v):
         out[:, h] = softmax(q[:, h] @ k[:, h // 2].T * 0.25) @ v[:, h // 2]
     return out
 
+def running(x): return np.cumsum(x, axis=-1), np.cumsum(x, axis=0)
+
+def running_product(x): return np.cumprod(x * 0.1 + 1, axis=-1)
+
+def running_extremes(x): return np.maximum.accumulate(x, axis=-1), np.minimum.accumulate(x * 2, axis=-1)
+
+def places(x): return np.argmax(x, axis=-1), x.argmin(axis=0), x.argmax(0, keepdims=True)
+
+def first_place(x): return np.argmax(x)
+
+def triangles(x): return np.tril(x), np.triu(x, 2) * 2, x * np.eye(x.shape[-1])[: x.shape[0]]
+
+def counted(x): return x + np.arange(x.shape[-1]) * 0.5, x * np.arange(x.shape[0])[:, None], x @ np.diag(np.ones(x.shape[-1]))
+
+def causal(q, k, v):
+    s = q @ k.swapaxes(-1, -2) / 8
+    s = np.where(np.tril(np.ones(s.shape[-2:])) == 1, s, -np.inf)
+    return softmax(s) @ v
+
+def added_mask(q, k, v):
+    mask = np.triu(np.full((q.shape[-2], k.shape[-2]), -1e9), 1)
+    return softmax(q @ k.swapaxes(-1, -2) * 0.125 + mask) @ v
+
+def summed_scores(x, w): return np.cumsum(x @ w, axis=-1) + np.arange(w.shape[1])
+
 def lengths(x): return np.sqrt((x * x).sum(axis=1))
 """

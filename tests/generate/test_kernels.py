@@ -48,6 +48,19 @@ CASES = [
     ("joined", [(130, 20), (130, 7)]),
     ("part", [(40, 31)]),
     ("lengths", [(300, 40)]),
+    ("running", [(300, 200)]),
+    ("running", [(3, 40, 7)]),
+    ("running_product", [(130, 50)]),
+    ("running_extremes", [(130, 50)]),
+    ("places", [(130, 50)]),
+    ("first_place", [(130, 50)]),
+    ("triangles", [(130, 140)]),
+    ("triangles", [(1, 3)]),
+    ("counted", [(130, 50)]),
+    ("causal", [(2, 130, 32)] * 3),
+    ("causal", [(300, 64)] * 3),
+    ("added_mask", [(2, 3, 130, 32)] * 3),
+    ("summed_scores", [(130, 40), (40, 70)]),
     ("by_heads", [(130, 4, 32), (130, 2, 32), (130, 2, 32)]),
 ]
 
@@ -102,6 +115,22 @@ def test_any_schedule_of_rows_is_right(m: int, n: int, seed: int, dtype: str, fu
         "add": [(m, n), (m, n)],
     }  # fmt: skip
     run(function, shapes[function], dtype, target, walk(seed, seed % 5))
+
+
+@settings(max_examples=24, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(m=SIZES, n=st.sampled_from([3, 64, 129, 513, 1000]), seed=st.integers(0, 999),
+       function=st.sampled_from(["running", "places", "causal", "triangles", "added_mask"]),
+       target=st.sampled_from(["trn1", "trn2", "trn3"]))  # fmt: skip
+def test_any_schedule_of_places_and_running_totals_is_right(
+    m: int, n: int, seed: int, function: str, target: str
+) -> None:
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "running": [(m, n)], "places": [(m, n)], "triangles": [(min(m, n), n)], "causal": [(2, min(m, 300), 32)] * 3,
+        "added_mask": [(min(m, 300), 16), (n, 16), (n, 16)],
+    }  # fmt: skip
+    if function == "added_mask" and m > n:
+        shapes["added_mask"] = [(n, 16)] * 3
+    run(function, shapes[function], "float32", target, walk(seed, seed % 5))
 
 
 def test_rows_too_long_for_sbuf_are_read_in_windows() -> None:

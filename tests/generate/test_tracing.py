@@ -76,12 +76,12 @@ def test_control_flow_on_shapes_is_followed() -> None:
         ("def f(x): return np.fft.fft(x)", "can't be traced|np.fft"),
         ("def f(x):\n    x[0] = 1\n    return x", "assigns into"),
         ("def f(x): return x[x > 0]", "indexing by an array"),
-        ("def f(x): return x * np.arange(5)", "constant array"),
+        ("def f(x): return x * np.array([1.0, 5.0, 2.0, 7.0, 3.0])", "constant array"),
         ("def f(x): return 3.0", "doesn't depend on its inputs"),
         ("def f(x):\n    for i in range(9999):\n        x = x * i + np.exp(x)\n    return x", "more than 4000"),
         ("def f(x):\n    y = np.empty_like(x)\n    y[1:] = x[1:]\n    return y", "don't tile"),
         ("def f(x):\n    y = np.empty((4, 5))\n    y[...] = x\n    y[0] = 1.0\n    return y", "don't tile|twice"),
-        ("def f(x): return np.cumsum(x)", "np.cumsum|add.accumulate"),
+        ("def f(x): return np.logaddexp.accumulate(x)", "logaddexp.accumulate"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_traced_is_named(body: str, says: str) -> None:

@@ -58,6 +58,12 @@ class Builder:
         """A number, or an array full of it."""
         return self._make("constant", (), tuple(shape), {"value": float(value)})
 
+    def iota(self, shape: Sequence[int], axis: int) -> int:
+        """0, 1, 2, ... along `axis`; the other sizes are 1."""
+        if shape[axis] == 1:
+            return self.constant(0.0, shape)
+        return self._make("iota", (), tuple(shape), {"axis": axis})
+
     def value(self, id: int) -> float | None:
         """The number that node `id` holds in every element, or None."""
         node = self.nodes[id]
@@ -375,6 +381,19 @@ class Builder:
                 return self.scaled(self._reduce_last(kind, node.inputs[0]), factor)
         return self._make("reduce", (a,), (*node.lead, 1), {"kind": kind})
 
+    def scan(self, kind: str, a: int, axis: int) -> int:
+        """Running totals along any axis; the graph only scans last axes, so another is moved there and back."""
+        node = self.nodes[a]
+        rank = len(node.shape)
+        axis %= rank
+        if node.shape[axis] == 1:
+            return a
+        if axis == rank - 1:
+            return self._make("scan", (a,), node.shape, {"kind": kind})
+        order = [*(i for i in range(rank) if i != axis), axis]
+        moved = self._make("scan", (self.transpose(a, order),), tuple(node.shape[i] for i in order), {"kind": kind})
+        return self.transpose(moved, [order.index(i) for i in range(rank)])
+
     def matmul(self, a: int, b: int) -> int:
         """NumPy's `a @ b`, including vectors and broadcast batches."""
         left, right = self.nodes[a], self.nodes[b]
@@ -427,6 +446,8 @@ class Builder:
             return self.constant(float(node.attrs["value"]), shape)
         if node.op == "reshape":
             return self.reshape(node.inputs[0], shape)
+        if node.op == "iota" and sum(n != 1 for n in shape) == 1:
+            return self.iota(shape, next(i for i, n in enumerate(shape) if n != 1))
         return self._make("reshape", (a,), shape)
 
     def broadcast(self, a: int, shape: Sequence[int]) -> int:

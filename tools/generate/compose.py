@@ -2,688 +2,831 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from tools.generate.request import Mention, NamedTensor, Request
+from tools.generate.expression import Expression
+from tools.generate.formula import ALL, Node, Options
+from tools.generate.operators import (
+    ALONG,
+    FUNCTIONS,
+    POSITIVE_INPUT,
+    Composition,
+    Shape,
+    Value,
+    Writer,
+    broadcasts,
+    is_vector,
+    number,
+    show,
+    spoken,
+)
+from tools.generate.request import WAY_OUT, NamedTensor, Request, check_words, nearest
+from tools.generate.sentence import Sentence
 from tools.task_errors import RequestError
 
-EPSILON = {"rmsnorm": "1e-6", "layernorm": "1e-5", "l2norm": "1e-12"}
-FUNCTIONS = {
-    "gelu": "0.5 * {x} * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * ({x} + 0.044715 * {x} ** 3)))",
-    "silu": "{x} / (1.0 + np.exp(-{x}))",
-    "relu": "np.maximum({x}, 0.0)",
-    "leaky_relu": "np.where({x} > 0.0, {x}, 0.01 * {x})",
-    "sigmoid": "1.0 / (1.0 + np.exp(-{x}))",
-    "softplus": "np.logaddexp({x}, 0.0)",
-    "mish": "{x} * np.tanh(np.logaddexp({x}, 0.0))",
-    "tanh": "np.tanh({x})",
-    "rsqrt": "1.0 / np.sqrt({x})",
-    "sqrt": "np.sqrt({x})",
-    "square": "{x} * {x}",
-    "exp": "np.exp({x})",
-    "log": "np.log({x})",
-    "abs": "np.abs({x})",
-    "erf": "np.vectorize(math.erf)({x})",
-    "sin": "np.sin({x})",
-    "cos": "np.cos({x})",
-    "reciprocal": "1.0 / {x}",
-    "negate": "-{x}",
-    "copy": "{x} + 0.0",
-    "neg": "-{x}",
-}
-"""Element-wise functions as NumPy text; gelu is the tanh form."""
-POSITIVE_INPUT = ("log", "sqrt", "rsqrt", "reciprocal")
-REDUCTIONS = {
-    "row_sum": "np.sum({x}, axis=-1)", "row_mean": "np.mean({x}, axis=-1)", "row_max": "np.max({x}, axis=-1)",
-    "row_sum_of_squares": "np.sum({x} * {x}, axis=-1)", "row_min": "np.min({x}, axis=-1)", "row_var": "np.var({x}, axis=-1)", "column_sum": "np.sum({x}, axis=0)",
-    "column_mean": "np.mean({x}, axis=0)", "row_norm": "np.sqrt(np.sum({x} * {x}, axis=-1))",
+_ROLES = {
+    "bias": ("b", "bias", "beta", "shift"), "scale": ("scale", "s", "g", "gain", "gamma", "alpha"), "gain": ("g", "gain", "gamma", "weight", "scale", "s", "w"),
+    "shift": ("b", "beta", "bias", "shift"), "residual": ("residual", "r", "res", "skip", "z", "shortcut"),
 }  # fmt: skip
-BINARY = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-_CALLABLE = {
-    *FUNCTIONS,
-    "softmax",
-    "rmsnorm",
-    "layernorm",
-    "transpose",
-    "maximum",
-    "minimum",
-    "matmul",
-    "sum",
-    "mean",
-    "max",
-    "min",
-}
-
-
-@dataclass(slots=True)
-class Composition:
-    """A reference under construction.
-
-    Attributes:
-        parameters: arguments in order, name -> shape.
-        lines: body of the function.
-        value: name of the running value.
-        shape: its shape.
-        ops: keys of the operators used, for the task's name.
-    """
-
-    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    dtypes: dict[str, str] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    value: str = ""
-    shape: tuple[int, ...] = ()
-    ops: list[str] = field(default_factory=list)
-    positive: bool = False
-    notes: list[str] = field(default_factory=list)
-
-    def source(self, title: str) -> str:
-        """The reference's text."""
-        names = list(self.parameters)
-        body = [f"    {n} = {n}.astype(np.float32)" for n in names] + [f"    {line}" for line in self.lines]
-        body.append(f"    return {self.value}")
-        text = "\n".join(body)
-        imports = "import math\n\nimport numpy as np" if "math." in text else "import numpy as np"
-        return f'{imports}\n\n\ndef reference({", ".join(names)}):\n    """{title}"""\n{text}\n'
-
-
-def parse_expression(text: str) -> ast.expr | None:
-    """The text as an expression of known functions, names, numbers and arithmetic, or None."""
-    text = text.strip().rstrip(".")
-    if not text or len(text) > 400:
-        return None
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    useful = False
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            if not isinstance(node.func, ast.Name) or node.func.id.lower() not in _CALLABLE or node.keywords:
-                return None
-            useful = True
-        elif isinstance(node, ast.BinOp):
-            useful = True
-            if isinstance(node.op, ast.Sub) and isinstance(node.left, ast.Name) and len(node.left.id) > 3:
-                return None  # a hyphenated word
-        elif isinstance(node, ast.Attribute):
-            if node.attr != "T":
-                return None
-        elif isinstance(node, ast.Constant):
-            if not isinstance(node.value, int | float):
-                return None
-        elif not isinstance(
-            node, ast.Name | ast.UnaryOp | ast.operator | ast.unaryop | ast.Load | ast.Add | ast.MatMult
-        ):
-            return None
-    called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    names = [n.id.lower() for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called]
-    if _CALLABLE.intersection(names):
-        return None  # `matmul + bias + gelu` is a list of steps
-    return tree if useful and names else None
+"""Names that tell what a tensor is for."""
+_ACTIVATIONS = {"squared_relu": ("relu", "square")}
 
 
 def compose(request: Request) -> Composition:
     """Make the reference that a request asks for.
 
     Raises:
-        RequestError: shapes are missing or don't fit together.
+        RequestError: words aren't understood, shapes are missing or don't fit together.
     """
-    if request.expression:
-        return _behind(request, _Expression(request).compose())
-    return _Pipeline(request).compose()
-
-
-def _behind(request: Request, made: Composition) -> Composition:
-    """Apply the operators of `x + y, then softmax` to the expression's result."""
-    behind = request.behind_expression()
-    for mention in request.mentions:
-        described = mention.word.key in made.ops or mention.word.arity in ("bias", "binary", "scale", "residual")
-        if mention not in behind and not described:
-            name = mention.word.key.replace("_", " ")
-            raise RequestError(
-                f"{name} stands beside {request.expression!r}, but not in it: make it part of the expression, or say "
-                f"'{request.expression}, then {name}' if it follows."
-            )
-    return _Pipeline(request).go_on(made, behind) if behind else made
+    return _Lowering(request, Composition()).compose()
 
 
 def extend(made: Composition, said: Request) -> Composition:
     """Apply the operators that a follow-up names to what has been made."""
-    return _Pipeline(said).go_on(made, said.mentions)
+    return _Lowering(said, made).go_on()
 
 
-class _Pipeline:
-    """Operators applied one after another to a running value."""
+class _Lowering:
+    """Turns the formula of a sentence into lines of NumPy."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.free = [t for t in request.tensors]
-        self.made = Composition()
-        self.used: set[str] = set()
+    def __init__(self, request: Request, made: Composition) -> None:
+        self.request, self.made, self.write = request, made, Writer(made)
+        self.tensors = list(request.tensors)
+        self.loose = [t for t in self.tensors if not t.name]
+        self.used: dict[str, Value] = {}
+        self.known: dict[Node, Value] = {}
+        self.free: list[NamedTensor] = []
+        self.start: Value | None = None
+
+    # -- the whole -----------------------------------------------------------------------------------------------------
 
     def compose(self) -> Composition:
+        """The composition of a request that stands alone."""
         request = self.request
-        first = request.mentions[0].word
-        if first.arity == "attention":
-            self._attention()
-        else:
-            self._begin(first.key)
-            if len(request.mentions) > 1 and all(m.word.arity == "reduce" for m in request.mentions):
-                self._reductions()
-            else:
-                for mention in list(request.mentions):
-                    if mention in request.mentions:
-                        self._apply(mention)
-        self._all_used()
-        self._names_transposed()
-        return self.made
+        self._split_products()
+        names = {t.name for t in self.tensors if t.name}
+        if not request.operates:
+            raise RequestError(_no_operation(request, names))
+        sentence = Sentence(request)
+        check_words(sentence.tokens, names | {n for t in sentence.tokens if t.kind == "expression" for n in t.names})
+        results = sentence.parse()
+        self.assigned = sentence.assigned
+        if not results:
+            raise RequestError(_no_operation(request, names))
+        self._free(results)
+        return self._finish(results)
 
-    def go_on(self, made: Composition, mentions: Sequence[Mention]) -> Composition:
-        """Apply operators to what an expression has made."""
+    def go_on(self) -> Composition:
+        """What has been made, with the sentence's operators behind it."""
+        made = self.made
+        sentence = Sentence(self.request, started=True)
+        names = {t.name for t in self.tensors if t.name} | set(made.parameters)
+        check_words(sentence.tokens, names | {n for t in sentence.tokens if t.kind == "expression" for n in t.names})
+        results = sentence.parse()
+        self.assigned = sentence.assigned
+        for name, shape in made.parameters.items():
+            self.used[name] = Value(name, shape)
         if not made.shape:
             raise RequestError(
                 "the shape of the result isn't known, so nothing can follow it: write all of it as one expression, or give "
                 "a NumPy reference with --reference file.py:function."
             )
-        self.made = made
-        self.free = [t for t in self.free if t.name and t.name not in made.parameters]
+        self.start = Value(made.value, made.shape)
         if not made.value.isidentifier():
-            self._line("start", made.value)
-        for mention in mentions:
-            self._apply(mention)
+            self.start = Value(made.line("start", made.value), made.shape)
+        self._free(results)
+        return self._finish(results)
+
+    def _finish(self, results: list[Node]) -> Composition:
+        made = self.made
+        values = [self._value(node) for node in results]
         self._all_used()
+        self._check_sizes()
+        if len(values) == 1 and not values[0].plain:
+            values = [Value(made.line("result", values[0].text), values[0].shape)]
+        made.value = ", ".join(v.text for v in values)
+        made.ops = list(dict.fromkeys(made.ops)) or ["elementwise"]
+        self._order_parameters()
+        made.shape = self._traced_shape()
+        if len(values) == 1 and made.lines and made.value in made.parameters and values[0].text == made.value:
+            raise RequestError("the result is an input unchanged: say what to compute with it.")
         return made
+
+    def _free(self, results: list[Node]) -> None:
+        """Tensors that the formula doesn't name are there for operators that must find theirs."""
+        said: set[str] = set()
+        for node in results:
+            said |= {n.lower() for n in _names(node)}
+            for text in _texts(node):
+                said |= {v.lower() for v in self._expression(text).variables()}
+        for node in self.assigned.values():
+            for text in _texts(node):
+                said |= {v.lower() for v in self._expression(text).variables()}
+        indices = {int(i) for node in results for i in _loose(node)}
+        vectors = {n.lower() for node in results for n in _vector_names(node)}
+        nameless = [n for n in self._unshaped(said) if n not in {a.lower() for a in self.assigned} | vectors]
+        open_shapes = [t for i, t in enumerate(self.loose) if i not in indices]
+        if nameless and open_shapes:
+            open_shapes = self._share(nameless, open_shapes)
+        elif nameless and self.request.rows and self.request.columns:
+            for name in nameless:
+                self.tensors.append(NamedTensor(name, (self.request.rows, self.request.columns)))
+        self.free = [
+            t
+            for t in self.tensors
+            if (t.name and t.name.lower() not in said and t.name not in self.used) or t in open_shapes
+        ]
+        self.free = [t for t in self.free if t.name or any(t is o for o in open_shapes)]
+
+    def _unshaped(self, said: set[str]) -> list[str]:
+        have = {t.name.lower() for t in self.tensors if t.name} | {n.lower() for n in self.used}
+        order = [t.text for t in self.request.tokens if t.kind == "word"]
+        for token in self.request.tokens:
+            if token.kind == "expression":
+                order += self._expression(token.text).variables()
+        return [n for n in dict.fromkeys(w.lower() for w in order) if n in said and n not in have]
+
+    def _share(self, names: list[str], shapes: list[NamedTensor]) -> list[NamedTensor]:
+        """Shapes without a name belong to the names without a shape: one for all, or one each in order."""
+        if len(shapes) == 1:
+            shapes = shapes * len(names)
+        if len(shapes) != len(names):
+            raise RequestError(
+                f"{len(names)} tensors ({', '.join(names)}) and {len(shapes)} shapes don't go together: say the shape of each, for example "
+                f"{names[0]} {show(shapes[0].shape)}."
+            )
+        for name, tensor in zip(names, shapes):
+            self.tensors.append(replace(tensor, name=name))
+        return []
 
     def _all_used(self) -> None:
-        if self.free:
-            left = self.free[0]
-            label = f"{left.name} " if left.name else ""
+        left = [t for t in self.free if t.name or self.loose]
+        if left:
+            label = f"{left[0].name} " if left[0].name else ""
+            what = " then ".join(spoken(op) for op in dict.fromkeys(self.made.ops)) or "the expression"
             raise RequestError(
-                f"the tensor {label}{_show(left.shape)} isn't used by {' then '.join(self.made.ops)}, which has come to "
-                f"{_show(self.made.shape)}: drop it, change its shape, or name the operator that takes it."
+                f"the tensor {label}{show(left[0].shape)} isn't used by {what}: drop it, change its shape, or name the operator that "
+                "takes it."
             )
 
-    def _names_transposed(self) -> None:
-        unknown = (
-            self.request.transposed - {n.lower() for n in self.made.parameters} - {"weights", "right", "input", "x"}
-        )
-        if unknown:
-            raise RequestError(
-                f"{sorted(unknown)[0]!r} is to be transposed but no tensor has that name: name one of the inputs."
-            )
+    def _order_parameters(self) -> None:
+        """Arguments in the order in which the request declares them; those that it doesn't keep their places."""
+        made = self.made
+        order = {t.name: i for i, t in reversed(list(enumerate(self.request.tensors))) if t.name}
+        names = list(made.parameters)
+        places = [i for i, n in enumerate(names) if n in order]
+        declared = sorted((names[i] for i in places), key=lambda n: order[n])
+        for place, name in zip(places, declared):
+            names[place] = name
+        made.parameters = {n: made.parameters[n] for n in names}
 
-    # -- tensors -----------------------------------------------------------------------------------------------------
-
-    def _take(self, tensor: NamedTensor, fallback: str) -> str:
-        """Make a mentioned tensor a parameter."""
-        if tensor in self.free:
-            self.free.remove(tensor)
-        return self._parameter(tensor.name or fallback, tensor.shape, tensor.dtype)
-
-    def _parameter(self, name: str, shape: tuple[int, ...], dtype: str = "") -> str:
-        base = "".join(c if c.isalnum() else "_" for c in name) or "x"
-        if base in ("np", "math", "reference") or not base.isidentifier():
-            base = f"{base}_in"
-        name, number = base, 2
-        while name in self.made.parameters:
-            name, number = f"{base}{number}", number + 1
-        self.made.parameters[name] = shape
-        self.made.dtypes[name] = dtype
-        return name
-
-    def _begin(self, key: str) -> None:
-        """Choose the tensor that everything starts from."""
-        request, made = self.request, self.made
-        if not self.free:
-            if request.rows and request.columns:
-                self.free = [NamedTensor("x", (request.rows, request.columns))]
-            elif request.columns and key not in ("matmul", "swiglu"):
-                self.free = [NamedTensor("x", (request.columns,))]
-            else:
+    def _check_sizes(self) -> None:
+        """Rows and columns in words must be those of a tensor."""
+        for size, name, at in ((self.request.rows, "rows", 0), (self.request.columns, "columns", -1)):
+            shapes = [s for s in self.made.parameters.values() if s]
+            if size and not any(s[at] == size or (at == 0 and len(s) > 2 and size in s[:-1]) for s in shapes):
                 raise RequestError(
-                    f"no shape is given for {key}: say the sizes of its inputs, for example x 4096x1024"
-                    + (" by w 1024x2048." if key in ("matmul", "swiglu") else ".")
+                    f"{size} {name} contradict the shape {show(shapes[0])} of {next(iter(self.made.parameters))}: give one number of {name}."
                 )
-        first = next((t for t in self.free if len(t.shape) > 1), self.free[0])
-        if (
-            key == "matmul"
-            and len(self.free) == 1
-            and len(first.shape) == 4
-            and not first.name
-            and first.shape[1] == first.shape[2]
-        ):
-            self.free = [NamedTensor("x", first.shape[:2], first.dtype), NamedTensor("w", first.shape[2:], first.dtype)]
-            first = self.free[0]
-        if request.rows and first.name.lower() in ("w", "weight", "weights") and len(first.shape) == 2:
-            self.free.insert(0, NamedTensor("x", (request.rows, first.shape[0]), first.dtype))
-            first = self.free[0]
-        if request.rows and len(first.shape) >= 2 and first.shape[0] != request.rows:
-            raise RequestError(
-                f"{request.rows} rows contradict the shape {_show(first.shape)} of {first.name or 'the input'}: give one number of rows."
-            )
-        if request.rows and len(first.shape) == 1 and first.name in ("w", "weight", "weights"):
-            raise RequestError("no shape is given for the input: say it, for example x 4096x1024.")
-        if len(first.shape) == 3 and not first.name and key == "matmul" and len(self.free) == 1:
-            m, k, n = first.shape  # "512x1024x2048 matmul" is M x K x N
-            self.free = [NamedTensor("x", (m, k), first.dtype), NamedTensor("w", (k, n), first.dtype)]
-            first = self.free[0]
-        made.value = self._take(first, "x")
-        made.shape = first.shape
-        turned = made.value.lower() in request.transposed or ("input" in request.transposed)
-        if turned and len(made.shape) >= 2:
-            self._line("x", f"np.swapaxes({made.value}, -1, -2)")
-            made.shape = (*made.shape[:-2], made.shape[-1], made.shape[-2])
 
-    def _line(self, stem: str, text: str) -> str:
-        made = self.made
-        name, number = stem, 2
-        while name in made.parameters or any(line.startswith(f"{name} =") for line in made.lines):
-            name, number = f"{stem}{number}", number + 1
-        made.lines.append(f"{name} = {text}")
-        made.value = name
-        return name
-
-    # -- operators ---------------------------------------------------------------------------------------------------
-
-    def _apply(self, mention: Mention) -> None:
-        key, arity = mention.word.key, mention.word.arity
-        made = self.made
-        made.ops.append(key)
-        if key in POSITIVE_INPUT and len(made.ops) == 1:
-            made.positive = True
-        if arity == "norm":
-            self._norm(key)
-        elif arity == "unary":
-            self._unary(key)
-        elif arity == "matmul":
-            self._matmul()
-        elif arity == "bias":
-            self._vector("bias", "b", "+")
-        elif arity == "residual":
-            self._residual()
-        elif arity == "reduce":
-            self._reduce(key)
-        elif arity == "layout":
-            self._transpose()
-        elif arity == "gated":
-            self._swiglu()
-        elif arity == "scale":
-            self._scale(mention)
-        elif arity == "binary":
-            self._binary(key, mention)
-        else:
-            raise RequestError(f"{key} can't follow another operator: ask for it alone, or give a NumPy reference.")
-
-    def _unary(self, key: str) -> None:
-        x = self.made.value
-        if key == "softmax":
-            exps = self._line("exps", f"np.exp({x} - np.max({x}, axis=-1, keepdims=True))")
-            self._line("probabilities", f"{exps} / np.sum({exps}, axis=-1, keepdims=True)")
-        elif key == "log_softmax":
-            shifted = self._line("shifted", f"{x} - np.max({x}, axis=-1, keepdims=True)")
-            self._line("log_probabilities", f"{shifted} - np.log(np.sum(np.exp({shifted}), axis=-1, keepdims=True))")
-        elif key == "l2norm":
-            self._line("unit", f"{x} / np.sqrt(np.sum({x} * {x}, axis=-1, keepdims=True) + {EPSILON[key]})")
-        else:
-            self._line(
-                {"gelu": "activated", "silu": "activated", "relu": "activated"}.get(key, key),
-                FUNCTIONS[key].format(x=x),
-            )
-
-    def _norm(self, key: str) -> None:
-        x, width = self.made.value, self.made.shape[-1]
-        if key == "rmsnorm":
-            mean = self._line("mean_square", f"np.mean({x} * {x}, axis=-1, keepdims=True)")
-            self._line("normed", f"{x} / np.sqrt({mean} + {EPSILON[key]})")
-        else:
-            mean = self._line("mean", f"np.mean({x}, axis=-1, keepdims=True)")
-            var = self._line("variance", f"np.mean(({x} - {mean}) ** 2, axis=-1, keepdims=True)")
-            self._line("normed", f"({x} - {mean}) / np.sqrt({var} + {EPSILON[key]})")
-        vectors = [t for t in self.free if _is_vector(t.shape, width)]
-        later_bias = any(m.word.arity == "bias" for m in self.request.mentions)
-        named = [t for t in vectors if t.name.lower() in ("g", "gain", "gamma", "weight", "scale", "s", "w")]
-        text = self.request.text.lower()
-        wants_gain = any(w in text for w in ("gain", "gamma", "affine", "learnable", "with weight"))
-        gain = (
-            named[0]
-            if named
-            else (
-                vectors[0]
-                if vectors
-                and (len(vectors) > 1 or not later_bias)
-                and vectors[0].name.lower() not in ("b", "bias", "beta")
-                else None
-            )
-        )
-        if gain is not None:
-            self._line("gained", f"{self.made.value} * {self._take(gain, 'g')}")
-        elif wants_gain:
-            self._line("gained", f"{self.made.value} * {self._parameter('g', (width,))}")
-        if key == "layernorm":
-            shift = next(
-                (
-                    t
-                    for t in self.free
-                    if _is_vector(t.shape, width) and t.name.lower() in ("b", "beta", "bias", "shift")
-                ),
-                None,
-            )
-            if shift is not None and (gain is not None or not later_bias):
-                self._line("shifted", f"{self.made.value} + {self._take(shift, 'b')}")
-                self._drop_bias_mention()
-            elif wants_gain and ("affine" in text or "beta" in text) and not later_bias:
-                self._line("shifted", f"{self.made.value} + {self._parameter('b', (width,))}")
-
-    def _drop_bias_mention(self) -> None:
-        """`layernorm with gain and bias` names the norm's own bias, not a further addition."""
-        self.request.mentions = [m for m in self.request.mentions if m.word.arity != "bias"]
-
-    def _matmul(self) -> None:
-        made, request = self.made, self.request
-        shape = made.shape
-        candidates = [t for t in self.free if len(t.shape) >= 2]
-        if not candidates:
-            vector = next((t for t in self.free if len(t.shape) == 1), None)
-            if vector is not None and vector.shape[0] == shape[-1] and vector.name.lower() not in ("b", "bias", "g"):
-                self._line("product", f"{made.value} @ {self._take(vector, 'v')}")
-                made.shape = shape[:-1] or (1,)
-                return
-            raise RequestError(
-                f"matmul needs a second matrix besides {_show(shape)}: give its shape, for example w {shape[-1]}x512."
-            )
-        right = candidates[0]
-        name = (right.name or "w").lower()
-        turned = bool({name, "weights", "right"} & request.transposed)
-        k, n = right.shape[-2:] if not turned else (right.shape[-1], right.shape[-2])
-        if k != shape[-1]:
-            hint = (
-                f"say 'w transposed' if {right.name or 'the second'} is stored as [N, K]"
-                if right.shape[-1] == shape[-1]
-                else "the inner sizes must be equal"
-            )
-            raise RequestError(
-                f"the shapes contradict each other: matmul of {_show(shape)} by {_show(right.shape)}{' transposed' if turned else ''} has inner sizes {shape[-1]} and {k}; {hint}."
-            )
-        lead = right.shape[:-2]
-        if (
-            lead
-            and lead != shape[:-2]
-            and any(a not in (1, b) and b != 1 for a, b in zip(lead[::-1], shape[:-2][::-1]))
-        ):
-            raise RequestError(
-                f"the shapes contradict each other: the batch sizes of {_show(shape)} and {_show(right.shape)} differ; make them equal."
-            )
-        w = self._take(right, "w")
-        made.shape = (*(shape[:-1] if len(shape[:-2]) >= len(lead) else (*lead, shape[-2])), n)
-        self._line("product", f"{made.value} @ {f'np.swapaxes({w}, -1, -2)' if turned else w}")
-
-    def _vector(self, what: str, name: str, symbol: str) -> None:
-        """Combine with a vector along the row, mentioned or implied."""
-        made, width = self.made, self.made.shape[-1]
-        named = [t for t in self.free if t.name.lower() in (name, what, "beta", "scale", "s")]
-        vectors = [t for t in self.free if _is_vector(t.shape, width)]
-        if named and not _is_vector(named[0].shape, width) and len(named[0].shape) == 1:
-            raise RequestError(
-                f"the shapes contradict each other: the {what} {_show(named[0].shape)} doesn't fit rows of {width}; give it {width} elements."
-            )
-        chosen = next((t for t in vectors if t in named), vectors[0] if vectors else None)
-        other = self._take(chosen, name) if chosen is not None else self._parameter(name, (width,))
-        self._line("biased" if what == "bias" else "scaled", f"{made.value} {symbol} {other}")
-
-    def _residual(self) -> None:
-        made = self.made
-        same = next((t for t in self.free if t.shape == made.shape), None)
-        start = next(iter(made.parameters))
-        if same is not None:
-            other = self._take(same, "residual")
-        elif made.parameters[start] == made.shape and made.value != start and made.lines:
-            other = start
-        else:
-            other = self._parameter("residual", made.shape)
-        self._line("summed", f"{made.value} + {other}")
-
-    def _reduce(self, key: str) -> None:
-        made = self.made
-        if key.startswith("column_") and len(made.shape) < 2:
-            raise RequestError(
-                f"a column sum needs a matrix, not {_show(made.shape)}: give two sizes, such as 4096x1024."
-            )
-        self._line(key, REDUCTIONS[key].format(x=made.value))
-        made.shape = (made.shape[1:] if key.startswith("column_") else made.shape[:-1]) or (1,)
-
-    def _reductions(self) -> None:
-        """Several reductions of the same input: a tuple of results."""
-        made = self.made
-        start, shape, values = made.value, made.shape, []
-        for mention in self.request.mentions:
-            made.value, made.shape = start, shape
-            made.ops.append(mention.word.key)
-            self._reduce(mention.word.key)
-            values.append(made.value)
-        made.value = ", ".join(values)
-
-    def _transpose(self) -> None:
-        made = self.made
-        if len(made.shape) < 2:
-            raise RequestError(
-                f"transpose needs at least two dimensions, not {_show(made.shape)}: give a shape such as 512x1024."
-            )
-        self._line("turned", f"np.swapaxes({made.value}, -1, -2)")
-        made.shape = (*made.shape[:-2], made.shape[-1], made.shape[-2])
-
-    def _scale(self, mention: Mention) -> None:
-        if mention.number is not None:
-            self._line("scaled", f"{self.made.value} * {mention.number!r}")
-            return
-        matrices = [t for t in self.free if len(t.shape) >= 2 and t.shape != self.made.shape]
-        if matrices and matrices[0].shape[-2] == self.made.shape[-1]:
-            self.made.ops[-1] = "matmul"
-            self._matmul()
-            return
-        self._vector("scale", "scale", "*")
-
-    def _binary(self, key: str, mention: Mention) -> None:
-        made = self.made
-        symbol = BINARY.get(key)
-        if mention.number is not None and symbol:
-            self._line(f"{key}ed" if key == "add" else key, f"{made.value} {symbol} {mention.number!r}")
-            return
-        fits = [t for t in self.free if _broadcasts(t.shape, made.shape)]
-        fits.sort(key=lambda t: t.shape != made.shape)
-        if not fits:
-            if self.free:
-                raise RequestError(
-                    f"the shapes contradict each other: {key} of {_show(made.shape)} and {_show(self.free[0].shape)}; make them equal or broadcastable"
-                    + ("; say 'matmul' for a matrix product." if key == "multiply" else ".")
-                )
-            other = self._parameter("y", made.shape)
-        else:
-            other = self._take(fits[0], "y")
-        if symbol:
-            self._line({"add": "summed", "multiply": "multiplied"}.get(key, key), f"{made.value} {symbol} {other}")
-        else:
-            self._line(key, f"np.{key}({made.value}, {other})")
-
-    def _swiglu(self) -> None:
-        made, width = self.made, self.made.shape[-1]
-        mats = [t for t in self.free if len(t.shape) == 2]
-        if len(mats) < 2 and mats and mats[0].shape[0] == width:
-            mats = [mats[0], NamedTensor("up", mats[0].shape, mats[0].dtype), *mats[1:]]
-        if not mats:
-            raise RequestError(
-                f"swiglu needs its gate and up matrices: give their shapes, for example gate {width}x3072 and up {width}x3072."
-            )
-        gate, up = mats[0], mats[1]
-        if gate.shape != up.shape or gate.shape[0] != width:
-            raise RequestError(
-                f"the shapes contradict each other: swiglu of {_show(made.shape)} by {_show(gate.shape)} and {_show(up.shape)}; both must be {width} by the hidden size."
-            )
-        x = made.value
-        g = self._line("gated", f"{x} @ {self._take(gate, 'gate')}")
-        self._line("hidden", f"{g} / (1.0 + np.exp(-{g})) * ({x} @ {self._take(up, 'up')})")
-        made.shape = (*made.shape[:-1], gate.shape[1])
-        if len(mats) > 2 and mats[2] in self.free and mats[2].shape[0] == made.shape[-1]:
-            self._line("product", f"{made.value} @ {self._take(mats[2], 'down')}")
-            made.shape = (*made.shape[:-1], mats[2].shape[1])
-
-    def _attention(self) -> None:
-        made = self.made
-        tensors = list(self.free)
-        if not tensors:
-            raise RequestError(
-                "no shape is given for attention: say the sizes of q, k and v, for example q, k and v 8x1024x64."
-            )
-        while len(tensors) < 3:
-            tensors.append(NamedTensor("", tensors[-1].shape, tensors[-1].dtype))
-        q, k, v = tensors[:3]
-        if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or min(len(t.shape) for t in (q, k, v)) < 2:
-            raise RequestError(
-                f"the shapes contradict each other: attention over q {_show(q.shape)}, k {_show(k.shape)}, v {_show(v.shape)}; q and k need equal last sizes, k and v equal lengths."
-            )
-        if any(word in self.request.text.lower() for word in ("causal", "masked")):
-            raise RequestError(
-                "masked attention has no words here: give a NumPy reference with --reference file.py:function."
-            )
-        names = [self._take(t, n) for t, n in zip((q, k, v), ("q", "k", "v"))]
-        scores = self._line("scores", f"{names[0]} @ np.swapaxes({names[1]}, -1, -2) / np.sqrt({float(q.shape[-1])})")
-        exps = self._line("exps", f"np.exp({scores} - np.max({scores}, axis=-1, keepdims=True))")
-        self._line("attended", f"{exps} / np.sum({exps}, axis=-1, keepdims=True) @ {names[2]}")
-        made.shape = (*q.shape[:-1], v.shape[-1])
-        made.ops.append("attention")
-        for mention in self.request.mentions[1:]:
-            if mention.word.key not in ("softmax", "scale"):
-                self._apply(mention)
-
-
-class _Expression:
-    """A Python expression over the request's tensors."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        tree = parse_expression(request.expression)
-        assert tree is not None
-        self.tree = tree
-        self.made = Composition()
-
-    def compose(self) -> Composition:
-        made, request = self.made, self.request
-        names: list[str] = []
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call):
-                assert isinstance(node.func, ast.Name)
-                made.ops.append(node.func.id.lower())
-        called = {id(n.func) for n in ast.walk(self.tree) if isinstance(n, ast.Call)}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Name) and id(node) not in called and node.id not in names and node.id != "pi":
-                names.append(node.id)
-        in_text = re.findall(r"[A-Za-z_]\w*", request.expression)
-        names.sort(key=in_text.index)
-        known = {t.name: t for t in request.tensors if t.name}
-        loose = [t for t in request.tensors if not t.name]
-        for name in names:
-            tensor = known.get(name) or next((known[k] for k in known if k.lower() == name.lower()), None)
-            if tensor is None and loose:
-                tensor = loose.pop(0) if len(loose) > 1 or len(names) - len(known) == 1 else loose[0]
-            if tensor is None:
-                raise RequestError(
-                    f"no shape is given for {name} in {request.expression!r}: say it, for example {name} 4096x1024."
-                )
-            made.parameters[name] = tensor.shape
-            made.dtypes[name] = tensor.dtype
-        unused = [t for t in request.tensors if t.name and t.name.lower() not in {n.lower() for n in names}]
-        if unused and not request.behind_expression():
-            raise RequestError(
-                f"the tensor {unused[0].name} {_show(unused[0].shape)} doesn't appear in {request.expression!r}: drop it or use it."
-            )
-        if any(isinstance(n, ast.MatMult) for n in ast.walk(self.tree)):
-            made.ops.append("matmul")
-        self.count = 0
-        made.value = self._lower(self.tree)
-        made.ops = list(dict.fromkeys(made.ops)) or ["elementwise"]
-        made.shape = self._check()
-        return made
-
-    def _check(self) -> tuple[int, ...]:
+    def _traced_shape(self) -> Shape:
         """Run the shapes through NumPy on symbols and report what doesn't fit."""
         from tools.generate.errors import BeyondOffline
         from tools.generate.tracing import trace_reference
 
-        specs = [{"name": n, "shape": s, "dtype": "float32"} for n, s in self.made.parameters.items()]
+        specs = [{"name": n, "shape": s or (1,), "dtype": "float32"} for n, s in self.made.parameters.items()]
+        if not specs:
+            raise RequestError("the request names no tensor: say one with its shape, for example x 4096x1024.")
         try:
             graph = trace_reference(self.made.source("check"), "reference", specs)
         except BeyondOffline:
             return ()
         except ValueError as error:
             reason = str(error).split(": ", 2)[-1].rstrip(".")
-            raise RequestError(
-                f"the shapes contradict each other in {self.request.expression!r}: {reason}; change a shape."
-            ) from error
-        shape: tuple[int, ...] = tuple(graph["nodes"][graph["outputs"][0]]["shape"])
-        return shape
+            raise RequestError(f"the shapes contradict each other: {reason}; change a shape.") from error
+        return tuple(graph["nodes"][graph["outputs"][0]]["shape"])
 
-    def _temporary(self, text: str) -> str:
-        self.count += 1
-        name = f"t{self.count}"
-        while name in self.made.parameters:
-            name += "_"
-        self.made.lines.append(f"{name} = {text}")
-        return name
+    # -- tensors -------------------------------------------------------------------------------------------------------
 
-    def _lower(self, node: ast.expr) -> str:
-        if isinstance(node, ast.Name):
-            return "np.pi" if node.id == "pi" else node.id
-        if isinstance(node, ast.Constant):
-            return repr(node.value)
-        if isinstance(node, ast.Attribute):
-            return f"np.swapaxes({self._lower(node.value)}, -1, -2)"
-        if isinstance(node, ast.UnaryOp):
-            return f"(-{self._lower(node.operand)})" if isinstance(node.op, ast.USub) else self._lower(node.operand)
-        if isinstance(node, ast.BinOp):
-            symbols = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**", ast.MatMult: "@"}
-            symbol = symbols.get(type(node.op))
-            if symbol is None:
-                raise RequestError(f"the operator in {ast.unparse(node)!r} isn't offered: use + - * / ** and @.")
-            return f"({self._lower(node.left)} {symbol} {self._lower(node.right)})"
-        assert isinstance(node, ast.Call)
-        assert isinstance(node.func, ast.Name)
-        return self._call(node.func.id.lower(), [self._lower(a) for a in node.args])
+    def _split_products(self) -> None:
+        """`512x1024x2048 gemm` is M x K x N, and four sizes are two matrices."""
+        request = self.request
+        product = any(t.is_("op", "matmul") for t in request.tokens)
+        if not product or len(self.tensors) != 1 or self.tensors[0].name or request.rows:
+            return
+        sizes, dtype = self.tensors[0].shape, self.tensors[0].dtype
+        if len(sizes) == 3:
+            m, k, n = sizes
+            pair: tuple[Shape, Shape] = ((m, k), (k, n))
+        elif len(sizes) == 4 and sizes[1] == sizes[2]:
+            pair = (sizes[:2], sizes[2:])
+        else:
+            return
+        self.tensors = [NamedTensor("x", pair[0], dtype), NamedTensor("w", pair[1], dtype)]
+        self.loose = []
+        request.tensors = list(self.tensors)
+        request.tokens = [t for t in request.tokens if t.kind != "tensor"]
 
-    def _call(self, name: str, args: Sequence[str]) -> str:
-        wanted = 2 if name in ("maximum", "minimum", "matmul") else 1
-        if len(args) != wanted:
-            raise RequestError(
-                f"{name} takes {wanted} argument{'s' if wanted > 1 else ''}, not {len(args)}: write {name}({', '.join('xy'[:wanted])})."
+    def _parameter(self, tensor: NamedTensor, fallback: str) -> Value:
+        """Make a declared tensor an argument of the reference."""
+        self.free = [t for t in self.free if t is not tensor]
+        name = self.made.parameter(tensor.name or fallback, tensor.shape, tensor.dtype)
+        value = Value(name, tensor.shape)
+        if tensor.transposed:
+            self.made.notes.append(f"{name} is stored transposed.")
+            value = self.write.transpose(value)
+        if tensor.name:
+            self.used[tensor.name] = value
+        return value
+
+    def _named(self, name: str) -> Value:
+        if name in self.used:
+            return self.used[name]
+        if name in self.assigned:
+            value = self._value(self.assigned[name])
+            self.used[name] = self.write.named(value, name if name.isidentifier() else "part")
+            return self.used[name]
+        tensor = next((t for t in self.tensors if t.name == name), None) or next(
+            (t for t in self.tensors if t.name.lower() == name.lower()), None
+        )
+        if tensor is None:
+            raise RequestError(f"no shape is given for {name}: say it, for example {name} 4096x1024.")
+        if tensor.name in self.used:
+            return self.used[tensor.name]
+        return self._parameter(tensor, tensor.name)
+
+    def _begin(self, key: str = "") -> Value:
+        """The tensor that the sentence begins with."""
+        if self.start is not None:
+            return self.start
+        request = self.request
+        if not self.free:
+            if request.rows and request.columns:
+                self.free = [NamedTensor("x", (request.rows, request.columns))]
+            elif request.columns:
+                self.free = [NamedTensor("x", (request.columns,))]
+            else:
+                raise RequestError(
+                    f"no shape is given for {spoken(key) or 'the input'}: say the sizes of its inputs, for example x 4096x1024"
+                    + (" by w 1024x2048." if key in ("matmul", "swiglu") else ".")
+                )
+        first = next((t for t in self.free if len(t.shape) > 1), self.free[0])
+        if _weight(first.name):
+            first = next(
+                (
+                    t
+                    for t in self.free
+                    if t.name.lower() in ("x", "input", "a", "inputs", "h", "hidden") and len(t.shape) > 1
+                ),
+                first,
             )
-        if name == "matmul":
-            return f"({args[0]} @ {args[1]})"
-        if name in ("maximum", "minimum"):
-            return f"np.{name}({args[0]}, {args[1]})"
-        if name in ("sum", "mean", "max", "min"):
-            return f"np.{name}({args[0]}, axis=-1)"
-        if name == "transpose":
-            return f"np.swapaxes({args[0]}, -1, -2)"
-        x = args[0] if args[0].isidentifier() else self._temporary(args[0])
-        if name in ("softmax", "rmsnorm", "layernorm"):
-            helper = _Pipeline(Request(""))
-            helper.made.parameters = dict(self.made.parameters)
-            helper.made.lines = list(self.made.lines)
-            helper.made.value, helper.made.shape = x, (1,)
-            helper._unary(name) if name == "softmax" else helper._norm(name)
-            self.made.lines = helper.made.lines
-            return helper.made.value
-        return self._temporary(FUNCTIONS[name].format(x=x))
+        if request.rows and _weight(first.name) and len(first.shape) == 2:
+            self.free.insert(0, NamedTensor("x", (request.rows, first.shape[0]), first.dtype))
+            first = self.free[0]
+        if key == "matmul" and first.name in ("w", "weight", "weights") and len(self.free) == 1:
+            raise RequestError("no shape is given for the input: say it, for example x 4096x1024.")
+        if request.rows and len(first.shape) >= 2 and first.shape[0] != request.rows:
+            raise RequestError(
+                f"{request.rows} rows contradict the shape {show(first.shape)} of {first.name or 'the input'}: give one number of rows."
+            )
+        if request.columns and first.shape[-1] != request.columns:
+            raise RequestError(
+                f"{request.columns} columns contradict the shape {show(first.shape)} of {first.name or 'the input'}: give one number of "
+                "columns."
+            )
+        self.start = self._parameter(first, "x")
+        return self.start
+
+    def _fitting(self, role: str, other: Shape | None, product: bool = False) -> Value:
+        """The free tensor that an operator must mean: by its usual name, else the first that fits."""
+        if other is None:
+            raise RequestError(f"{spoken(role)} needs its tensor named here: say 'with NAME' and its shape.")
+        wanted = _ROLES.get(role, ())
+        others = {n for key, names in _ROLES.items() if key != role for n in names if n not in wanted and len(n) > 1}
+        width = other[-1] if other else 1
+
+        def fits(t: NamedTensor) -> bool:
+            if product:
+                return len(t.shape) >= 2
+            if role in ("bias", "gain", "shift", "scale"):
+                return is_vector(t.shape, width)
+            if role == "residual":
+                return t.shape == other
+            return broadcasts(t.shape, other) or broadcasts(other, t.shape)
+
+        named = [t for t in self.free if t.name.lower() in wanted]
+        if named and role in ("bias", "gain", "shift", "scale") and not fits(named[0]) and not (
+            role in ("bias", "scale") and broadcasts(named[0].shape, other)
+        ):  # fmt: skip
+            raise RequestError(
+                f"the shapes contradict each other: the {role} {show(named[0].shape)} doesn't fit rows of {width}; give it {width} elements."
+            )
+        chosen = named[0] if named and (fits(named[0]) or broadcasts(named[0].shape, other)) else None
+        if chosen is None:
+            candidates = [t for t in self.free if fits(t) and t.name.lower() not in others]
+            candidates.sort(key=lambda t: role not in ("bias", "gain", "shift", "scale") and t.shape != other)
+            chosen = candidates[0] if candidates else None
+        fallback = {"bias": "b", "gain": "g", "shift": "b", "residual": "residual", "scale": "scale"}.get(
+            role, "w" if product else "y"
+        )
+        if chosen is not None:
+            return self._parameter(chosen, fallback)
+        if product:
+            vector = next(
+                (t for t in self.free if t.shape == (width,) and t.name.lower() not in ("b", "bias", "g")), None
+            )
+            if vector is not None:
+                return self._parameter(vector, "v")
+            raise RequestError(
+                f"matmul needs a second matrix besides {show(other)}: give its shape, for example w {width}x512."
+            )
+        if role in ("bias", "gain", "shift", "scale"):
+            self.made.notes.append(f"the {role} is one number a column.")
+            return Value(self.made.parameter(fallback, (width,)), (width,))
+        if role == "residual":
+            start = next(iter(self.made.parameters), None)
+            if start is not None and self.made.parameters[start] == other and self.made.lines:
+                self.made.notes.append(f"the residual is the input {start}.")
+                return Value(start, other)
+            return Value(self.made.parameter(fallback, other), other)
+        if self.free:
+            raise RequestError(
+                f"the shapes contradict each other: {spoken(role)} of {show(other)} and {show(self.free[0].shape)}; make them equal or broadcastable"
+                + ("; say 'matmul' for a matrix product." if role in ("multiply", "product", "times") else ".")
+            )
+        return Value(self.made.parameter(fallback, other), other)
+
+    # -- formulas ------------------------------------------------------------------------------------------------------
+
+    def _expression(self, text: str) -> Expression:
+        names = (
+            {t.name for t in self.request.tensors if t.name}
+            | set(self.assigned)
+            | {t.text for t in self.request.tokens if t.kind == "word" and t.entry is None}
+        )
+        return Expression(text, self.made, self._named, names)
+
+    def _value(self, node: Node, key: str = "") -> Value:
+        """Write a formula and give its value; a formula that stands twice is written once."""
+        if node in self.known:
+            return self.known[node]
+        if node.kind == "number":
+            return Value(f"({number(node.number)})" if node.number < 0 else number(node.number), ())
+        if node.kind == "name":
+            return self._named(node.key)
+        if node.kind == "loose":
+            usual = {
+                "matmul": "w",
+                "bias": "b",
+                "residual": "residual",
+                "scale": "scale",
+                "attention": "qkv"[min(len(self.made.parameters), 2)],
+            }
+            first = not self.made.parameters and key not in ("bias", "residual", "scale", "attention")
+            value = self._parameter(self.loose[int(node.key)], "x" if first else usual.get(key, "y"))
+        elif node.kind in ("begin", "it"):
+            return self._begin(key)
+        elif node.kind == "expression":
+            value = self._expression(node.key).value()
+            if not value.plain and value.shape != ():
+                value = Value(self.made.line("value", value.text), value.shape)
+        else:
+            value = self._operator(node)
+        self.known[node] = value
+        return value
+
+    def _operator(self, node: Node) -> Value:
+        key, arity, options, made = node.key, node.arity, node.options, self.made
+        if arity == "attention":
+            return self._attention(node)
+        if arity == "gated":
+            return self._gated(node)
+        if arity == "rope":
+            return self._rope(node)
+        if arity == "lora":
+            return self._lora(node)
+        if arity in ("binary", "matmul", "error", "loss"):
+            return self._two_sided(node)
+        first = self._value(node.args[0], key) if node.args else self._begin(key)
+        if arity in ("bias", "residual"):
+            made.ops.append(key)
+            other = (
+                self._row_vector(node.args[1], key, first) if key == "bias" else self._other(node.args[1], key, first)
+            )
+            return self._checked_binary("add", first, other, key)
+        if arity == "scale":
+            return self._scale(node, first)
+        if arity == "mean2":
+            made.ops.append("average")
+            return self.write.average([first, *(self._value(a) for a in node.args[1:])])
+        if arity == "clip":
+            made.ops.append(key)
+            return self.write.clip(first, options.low, options.high)
+        if arity == "transpose":
+            made.ops.append(key)
+            return self.write.transpose(first)
+        if arity == "top":
+            made.ops.append(f"top{options.count}")
+            if not options.count:
+                raise RequestError("top-k needs its k: say for example 'top 5 of each row'.")
+            if options.count > 16:
+                raise RequestError(f"top-{options.count} isn't offered in words: ask for at most 16 values.")
+            return self.write.top(first, options.count)
+        if arity in ("reduce", "index"):
+            return self._reduce(node, first)
+        if key in ALONG:
+            return self._along(node, first)
+        for step in _ACTIVATIONS.get(key, (key,)):
+            made.ops.append(step)
+            if step in POSITIVE_INPUT:
+                made.positive.add(first.text)
+            assert step in FUNCTIONS, step
+            first = self.write.unary(step, first, options.alpha if step in ("leaky_relu", "elu") else None)
+        return first
+
+    def _row_vector(self, node: Node | None, role: str, beside: Value) -> Value:
+        """A gain or bias: one number a column, whose length needn't be said."""
+        if node is None or node.kind == "fit":
+            return self._fitting(role, beside.shape)
+        declared = any(t.name.lower() == node.key.lower() for t in self.tensors)
+        if (
+            node.kind == "name"
+            and not declared
+            and node.key not in self.used
+            and node.key not in self.assigned
+            and beside.shape
+        ):
+            self.used[node.key] = Value(self.made.parameter(node.key, beside.shape[-1:]), beside.shape[-1:])
+        return self._value(node, role)
+
+    def _other(self, node: Node, role: str, beside: Value) -> Value:
+        if node.kind == "fit":
+            return self._fitting(node.key if node.key in _ROLES else role, beside.shape, product=node.key == "matmul")
+        return self._value(node, role)
+
+    def _checked_binary(self, key: str, left: Value, right: Value, role: str) -> Value:
+        if role == "bias" and left.shape and right.shape is not None and not broadcasts(right.shape, left.shape):
+            raise RequestError(
+                f"the shapes contradict each other: the bias {show(right.shape)} doesn't fit rows of {left.shape[-1]}; give it "
+                f"{left.shape[-1]} elements."
+            )
+        if role == "residual" and left.shape is not None and right.shape is not None and left.shape != right.shape:
+            raise RequestError(
+                f"the shapes contradict each other: the residual {show(right.shape)} is added to {show(left.shape)}; make them equal."
+            )
+        return self.write.binary(key, left, right)
+
+    def _two_sided(self, node: Node) -> Value:
+        key, made = node.key, self.made
+        left_node, right_node = node.args[0], node.args[1]
+        left = self._value(left_node, key)
+        product = right_node.kind == "fit" and right_node.key == "matmul"
+        if key == "times" and right_node.kind == "fit":
+            product = False
+        right = (
+            self._fitting(right_node.key, left.shape, product=product)
+            if right_node.kind == "fit"
+            else self._value(right_node, key)
+        )
+        if key in ("times", "multiply", "product") and not node.options.elementwise:
+            key = self._product(key, left, right)
+        made.ops.append(key)
+        if node.arity == "error":
+            axis = self._axis(node, left)
+            if isinstance(axis, tuple):
+                raise RequestError(f"{spoken(key)} along several axes isn't offered in words: {WAY_OUT}")
+            return self.write.error(key, left, right, axis)
+        if node.arity == "loss":
+            return self.write.cross_entropy(left, right)
+        if key == "matmul":
+            return self.write.matmul(left, right)
+        value = self.write.binary(key, left, right)
+        for extra in node.args[2:]:
+            value = self.write.binary(key, value, self._value(extra, key))
+        return value
+
+    def _product(self, key: str, left: Value, right: Value) -> str:
+        """`times` and `multiply` of two matrices: element by element or a matrix product, whichever is possible."""
+        a, b = left.shape, right.shape
+        if a is None or b is None or len(a) < 2 or len(b) < 2:
+            return "multiply"
+        matrix = a[-1] == b[-2]
+        elementwise = all(m == n or 1 in (m, n) for m, n in zip(a[::-1], b[::-1]))
+        asked = any(t.is_("op", "matmul") for t in self.request.tokens)
+        if matrix and elementwise and key == "product":
+            raise RequestError(
+                f"'product' of {show(a)} and {show(b)} can mean the matrix product or the one element by element: say 'matmul' or "
+                "'elementwise product'."
+            )
+        if matrix and (asked or (not elementwise and key != "multiply")):
+            return "matmul"
+        if elementwise and matrix:
+            self.made.notes.append(f"{spoken(key)} is element by element; say 'matmul' for the matrix product.")
+        if not elementwise and matrix:
+            raise RequestError(
+                f"the shapes contradict each other: multiply of {show(a)} and {show(b)}; make them equal or broadcastable; say 'matmul' for a "
+                "matrix product."
+            )
+        return "multiply"
+
+    def _scale(self, node: Node, first: Value) -> Value:
+        numbers = [a for a in node.args if a.kind == "number"]
+        others = [a for a in node.args if a.kind != "number"]
+        self.made.ops.append("scale")
+        if numbers:
+            base_node = others[0] if others else None
+            base = self._value(base_node, "scale") if base_node is not None else self._begin("scale")
+            return self.write.binary("multiply", base, self._value(numbers[0]))
+        if len(others) == 2:
+            return self.write.binary("multiply", self._value(others[0], "scale"), self._value(others[1], "scale"))
+        return self.write.binary("multiply", first, self._fitting("scale", first.shape))
+
+    # -- along an axis -------------------------------------------------------------------------------------------------
+
+    def _axis(self, node: Node, x: Value) -> int | tuple[int, ...] | None:
+        """The axis that the words name, for this shape."""
+        said, shape = node.options.axis, x.shape
+        rank = len(shape) if shape is not None else 2
+        name = spoken(node.key)
+        if said in ("", ALL):
+            return None
+        if said in ("-1", "row"):
+            return -1
+        if said == "over rows":
+            self.made.notes.append("'over the rows' is read as: within each row, axis -1.")
+            return -1
+        if said in ("over columns", "across rows", "?"):
+            phrase = {"over columns": "over the columns", "across rows": "across rows", "?": "the middle axis"}[said]
+            raise RequestError(
+                f"{phrase!r} isn't understood here: say '{name} of each row', '{name} of each column' or 'axis=0'; what goes further needs a "
+                "NumPy reference with --reference file.py:function."
+            )
+        if said == "column":
+            if rank == 1:
+                raise RequestError(
+                    f"a column {name} needs a matrix, not {show(shape)}: give two sizes, such as 4096x1024."
+                )
+            if rank > 2:
+                raise RequestError(
+                    f"'column' isn't understood for {show(shape)}: name the axis by its number, for example axis=1."
+                )
+            return 0
+        axes = tuple(int(a) for a in said.split(","))
+        for axis in axes:
+            if not -rank <= axis < rank:
+                raise RequestError(
+                    f"axis {axis} isn't understood here: {show(shape)} has {rank} dimension{'s' if rank > 1 else ''}, counted from 0."
+                )
+        if len(axes) > 1:
+            return axes
+        return -1 if axes[0] % rank == rank - 1 else axes[0]
+
+    def _reduce(self, node: Node, x: Value) -> Value:
+        options, key = node.options, node.key
+        if key == "row_norm":
+            key = "norm"
+        if key == "l2_norm":
+            if not options.axis:
+                raise RequestError(
+                    "'l2 norm' can mean the norm of each row or each row divided by its norm: say 'L2 norm of each row' or 'L2 normalise "
+                    "each row'."
+                )
+            key = "norm"
+        if not options.axis and x.shape is not None and len(x.shape) > 1:
+            raise RequestError(
+                f"{spoken(key)!r} of {show(x.shape)} can mean that of each row, of each column or of all elements: say '{spoken(key)} of each "
+                f"row', '{spoken(key)} of each column' or '{spoken(key)} of all elements'."
+            )
+        axis = self._axis(node, x)
+        rank = len(x.shape) if x.shape is not None else 0
+        place = (
+            "total"
+            if axis is None and rank > 1
+            else "row"
+            if axis in (-1, None)
+            else "column"
+            if rank == 2
+            else f"axis{axis}"
+        )
+        self.made.ops.append(f"{place}_{key}" if isinstance(axis, int) or axis is None else f"partial_{key}")
+        if node.arity == "index":
+            return self.write.index(key, x, -1 if axis is None and rank == 1 else axis, options.keepdims)  # type: ignore[arg-type]
+        return self.write.reduce(key, x, axis, options.keepdims)
+
+    def _along(self, node: Node, x: Value) -> Value:
+        key, options = node.key, node.options
+        axis = self._axis(node, x)
+        if options.axis == ALL and x.shape is not None and len(x.shape) > 1:
+            raise RequestError(f"{spoken(key)} over all elements isn't offered in words: {WAY_OUT}")
+        if isinstance(axis, tuple):
+            raise RequestError(f"{spoken(key)} along two axes isn't offered in words: {WAY_OUT}")
+        self.made.ops.append(key)
+        if options.temperature is not None:
+            x = self.write.binary("divide", x, Value(number(options.temperature), ()))
+        value = self.write.along(key, x, -1 if axis is None else axis, options.eps)
+        if key not in ("rmsnorm", "layernorm"):
+            return value
+        return self._affine(node, value, axis)
+
+    def _affine(self, node: Node, value: Value, axis: int | None) -> Value:
+        """Gain and shift of a norm, said or declared under their usual names."""
+        options = node.options
+        gain, shift = options.gain, options.shift
+        width = value.shape[-1] if value.shape else 1
+        later = any(t.is_("op", "bias") for t in self.request.tokens)
+
+        def declared(role: str) -> bool:
+            return any(t.name.lower() in _ROLES[role] and is_vector(t.shape, width) for t in self.free)
+
+        implied_gain = gain is None and declared("gain") and not any(t.is_("op", "scale") for t in self.request.tokens)
+        implied_shift = (
+            node.key == "layernorm"
+            and shift is None
+            and declared("shift")
+            and (gain is not None or implied_gain or not later)
+        )
+        if (gain is not None or shift is not None or implied_gain) and axis not in (None, -1):
+            raise RequestError(
+                f"{spoken(node.key)} with a gain works along the last axis: leave the gain out, or transpose."
+            )
+        excluded = self.request.without
+        if (gain is not None and excluded & {"gain", "gamma", "weight", "scale"}) or (
+            shift is not None and excluded & {"bias", "beta", "shift"}
+        ):
+            raise RequestError("the request asks for a gain or bias and excludes it: say one of them.")
+        if gain is not None or implied_gain:
+            other = self._row_vector(gain, "gain", value)
+            value = self.write.binary("multiply", value, other)
+        if shift is not None or implied_shift:
+            other = self._row_vector(shift, "shift", value)
+            value = self.write.binary("add", value, other)
+        return value
+
+    # -- blocks --------------------------------------------------------------------------------------------------------
+
+    def _pick(self, *names: str) -> NamedTensor | None:
+        return next((t for name in names for t in self.free if t.name.lower() == name), None)
+
+    def _attention(self, node: Node) -> Value:
+        options = node.options
+        self.made.ops.append("attention")
+        values = [self._value(a, "attention") for a in node.args]
+        if self.start is not None and not values:
+            raise RequestError("attention can't follow another operator: ask for it alone, or give a NumPy reference.")
+        if not values:
+            q, k, v = (
+                self._pick("q", "query", "queries"),
+                self._pick("k", "key", "keys"),
+                self._pick("v", "value", "values"),
+            )
+            if q is None or k is None or v is None:
+                free = list(self.free)
+                if not free:
+                    raise RequestError(
+                        "no shape is given for attention: say the sizes of q, k and v, for example q, k and v 8x1024x64."
+                    )
+                if len(free) == 1 and not free[0].name:
+                    free = [NamedTensor(n, free[0].shape, free[0].dtype) for n in "qkv"]
+                    self.free = list(free)
+                    self.made.notes.append("q, k and v have the same shape.")
+                if len(free) != 3:
+                    raise RequestError(
+                        f"attention takes q, k and v, not {len(free)} tensors: give the three, for example q, k and v 8x1024x64."
+                    )
+                q, k, v = free
+            values = [self._parameter(t, n) for t, n in zip((q, k, v), "qkv")]
+        if len(values) == 1:
+            shared = self.made.parameters.get(values[0].text, None)
+            raise RequestError(
+                f"attention takes q, k and v, not one tensor{' of ' + show(shared) if shared else ''}: give the three, for example q, k and v 8x1024x64."
+            )
+        if len(values) != 3:
+            raise RequestError(
+                f"attention takes q, k and v, not {len(values)} tensors: give the three, for example q, k and v 8x1024x64."
+            )
+        shape = values[0].shape
+        if options.heads and shape is not None and (len(shape) < 3 or shape[-3] != options.heads):
+            raise RequestError(
+                f"{options.heads} heads aren't an axis of {show(shape)}: give q, k and v with their heads, for example "
+                f"q, k and v {options.heads}x1024x64."
+            )
+        mask = self._pick("mask", "attn_mask")
+        return self.write.attention(
+            *values,
+            causal=options.causal,
+            scale=options.scale,
+            mask=self._parameter(mask, "mask") if mask is not None else None,
+        )
+
+    def _gated(self, node: Node) -> Value:
+        key = node.key
+        self.made.ops.append(key)
+        values = [self._value(a, key) for a in node.args]
+        if values:
+            x, given = values[0], values[1:]
+        else:
+            x, given = self._begin(key), []
+        width = x.shape[-1] if x.shape else 1
+        if not given:
+            gate = self._pick("gate", "w_gate", "wg", "w1", "gate_proj", "g")
+            up = self._pick("up", "w_up", "wu", "w3", "up_proj", "u")
+            down = self._pick("down", "w_down", "wd", "w2", "down_proj", "d")
+            if gate is not None and up is not None:
+                chosen = [gate, up, *([down] if down is not None else [])]
+            else:
+                chosen = [t for t in self.free if len(t.shape) == 2]
+                if (chosen and not gate and not any(t.name for t in chosen)) or (
+                    gate is not None and up is None and len(chosen) == 1
+                ):
+                    if len(chosen) == 1:
+                        chosen = [chosen[0], NamedTensor("up", chosen[0].shape, chosen[0].dtype)]
+                        self.made.notes.append("gate and up have the same shape.")
+                elif len(chosen) == 1 and chosen[0].name.lower() in ("w", "weight", "weights"):
+                    chosen = []
+            if len(chosen) < 2:
+                raise RequestError(
+                    f"{key} needs its gate and up matrices: give their shapes, for example gate {width}x3072 and up {width}x3072."
+                )
+            if chosen[0].shape != chosen[1].shape or chosen[0].shape[0] != width:
+                raise RequestError(
+                    f"the shapes contradict each other: {key} of {show(x.shape)} by {show(chosen[0].shape)} and {show(chosen[1].shape)}; both must "
+                    f"be {width} by the hidden size."
+                )
+            given = [self._parameter(t, n) for t, n in zip(chosen[:3], ("gate", "up", "down"))]
+        if len(given) not in (2, 3):
+            raise RequestError(f"{key} takes x with a gate, an up and perhaps a down matrix: give those.")
+        self.made.notes.append(
+            f"{key} is act(x @ {given[0].text}) * (x @ {given[1].text})"
+            + (f" @ {given[2].text}." if len(given) > 2 else ".")
+        )
+        return self.write.gated(key, x, given[0], given[1], given[2] if len(given) > 2 else None)
+
+    def _rope(self, node: Node) -> Value:
+        self.made.ops.append("rope")
+        values = [self._value(a, "rope") for a in node.args]
+        x = values[0] if values else None
+        cos, sin = self._pick("cos", "cosine", "c"), self._pick("sin", "sine", "s")
+        if x is None:
+            x = self._begin("rope")
+        if len(values) == 3:
+            return self.write.rope(x, values[1], values[2])
+        if cos is None or sin is None or len(values) > 1:
+            half = x.shape[-1] // 2 if x.shape else 32
+            rows = x.shape[-2] if x.shape and len(x.shape) > 1 else 1
+            raise RequestError(f"rope needs its angles: give cos {rows}x{half} and sin {rows}x{half}.")
+        return self.write.rope(x, self._parameter(cos, "cos"), self._parameter(sin, "sin"))
+
+    def _lora(self, node: Node) -> Value:
+        """x @ w + (x @ a) @ b."""
+        self.made.ops.append("lora")
+        values = [self._value(a, "lora") for a in node.args]
+        w, a, b = self._pick("w", "weight"), self._pick("a", "lora_a"), self._pick("b", "lora_b")
+        x = values[0] if values else self._begin("lora")
+        if w is None or a is None or b is None or len(values) > 1:
+            raise RequestError(
+                "lora needs x, w, a and b: give their shapes, for example x 512x1024, w 1024x1024, a 1024x16, b 16x1024."
+            )
+        self.made.notes.append("lora is x @ w + (x @ a) @ b, without a factor.")
+        x = self.write.named(x)
+        base = self.write.matmul(x, self._parameter(w, "w"))
+        low = self.write.matmul(self.write.matmul(x, self._parameter(a, "a")), self._parameter(b, "b"))
+        return self.write.binary("add", base, low)
 
 
-def _is_vector(shape: tuple[int, ...], width: int) -> bool:
-    return shape == (width,) or shape == (1, width)
+def _no_operation(request: Request, names: set[str]) -> str:
+    unknown = [t.text for t in request.tokens if t.kind == "word" and t.entry is None and t.text not in names]
+    near = next((n for w in unknown if (n := nearest(w))), "")
+    hint = f"did you mean {near!r}? Otherwise " if near else ""
+    return f"the request names no operation: {hint}say what to compute, for example 'softmax', 'matmul' or 'layernorm then gelu'."
 
 
-def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    return len(shape) <= len(target) and all(a in (1, b) for a, b in zip(shape[::-1], target[::-1]))
+def _weight(name: str) -> bool:
+    return name.lower() in ("w", "weight", "weights", "w1")
 
 
-def _show(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) if len(shape) > 1 else f"[{shape[0]}]" if shape else "a scalar"
+def _names(node: Node) -> set[str]:
+    found = {node.key} if node.kind == "name" else set()
+    for option in (node.options.gain, node.options.shift):
+        found |= _names(option) if option is not None else set()
+    return found.union(*(_names(a) for a in node.args)) if node.args else found
+
+
+def _vector_names(node: Node) -> set[str]:
+    """Names that stand for a gain, a shift or a bias, whose length follows from the rows."""
+    found = {o.key for o in (node.options.gain, node.options.shift) if o is not None and o.kind == "name"}
+    if node.arity == "bias" and node.args[1].kind == "name":
+        found.add(node.args[1].key)
+    return found.union(*(_vector_names(a) for a in node.args)) if node.args else found
+
+
+def _texts(node: Node) -> set[str]:
+    found = {node.key} if node.kind == "expression" else set()
+    return found.union(*(_texts(a) for a in node.args)) if node.args else found
+
+
+def _loose(node: Node) -> set[str]:
+    found = {node.key} if node.kind == "loose" else set()
+    return found.union(*(_loose(a) for a in node.args)) if node.args else found
+
+
+__all__ = ["Composition", "Options", "compose", "extend"]

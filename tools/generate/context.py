@@ -52,7 +52,7 @@ class KernelContext:
         for node in plan.graph.inputs:
             self.tensor_names[node.id] = self.names.unique(node.name)
         for key, tensor in plan.tensors.items():
-            if tensor.role == "input":
+            if tensor.role in ("input", "index"):
                 continue
             name = self.tensor_names[key] = self.names.unique(tensor.name)
             space = "shared_hbm" if tensor.role == "output" else "private_hbm"
@@ -168,6 +168,40 @@ def store(context: KernelContext, code: RowCode, id: int, access: Access, dtype:
         code.loop_bytes += 4 * code.width(id)
         text = cast
     code.put(f"nisa.dma_copy(dst={access.text(row, column)}, src={text})")
+
+
+def load_index(context: KernelContext, code: RowCode, id: int, view: View, nest: Nest, strides: Sequence[int]) -> None:
+    """Count out the places of elements instead of loading them: steps along partitions and columns, and where the tile starts."""
+    column, step = code.is_column(id), view.strides[-1] if view.strides else 0
+    shared = code.shared_leaf(id) and (code.mode == "whole" or column or view.shape[-1] <= 8192)
+    starts = [str(view.offset)] if view.offset else []
+    starts += [f"b{i}{_times(s)}" for i, s in enumerate(strides[:-1]) if s and nest.sizes[i] > 1]
+    if strides[-1] and nest.rows > 128:
+        starts.append(f"r0{_times(strides[-1])}")
+    if shared:
+        width = 1 if column else view.shape[-1]
+        name = code.names.unique(code.stem(id))
+        code.outer.line(f"{name} = nl.ndarray(({code.full_rows}, {width}), dtype=nl.float32, buffer=nl.sbuf)")
+        code.outer.line(f"nisa.iota(dst={name}, pattern=[[{step}, {width}]], offset={' + '.join(starts) or 0})")
+        code.outer_bytes += width * 4
+        code.tiles[id] = Tile(name, "float32", column, outer=True)
+        return
+    if column:
+        tile = code.tiles[id] = Tile(code.allocate(code.stem(id), 1, "float32"), "float32", True)
+        width_text: int | str = 1
+    else:
+        tile = code.new_tile(id, "float32")
+        width_text = code.width_text(id)
+        if code.mode != "whole" and tile.extent != "whole":
+            starts.append(f"c0{_times(step)}")
+    code.put(
+        f"nisa.iota(dst={code.text(tile)}, pattern=[[{step}, {width_text}]], offset={' + '.join(starts) or 0}, "
+        f"channel_multiplier={strides[-1]})"
+    )
+
+
+def _times(factor: int) -> str:
+    return "" if factor == 1 else f" * {factor}"
 
 
 def load_shared(context: KernelContext, code: RowCode, id: int, view: View, nest: Nest, strides: Sequence[int]) -> None:

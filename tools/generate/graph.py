@@ -31,10 +31,11 @@ class Node:
 
     Attributes:
         id: position in the graph; operands have smaller ids.
-        op: `input`, `constant`, an element-wise operator, `reduce` (over the last axis, which stays with size 1),
-            `matmul`, `transpose`, `reshape`, `broadcast`, `slice` or `concat`.
-        attrs: `constant`: value; `input`: index; `reduce`: kind; `transpose`: order; `slice`: starts, stops, steps;
-            `concat`: axis.
+        op: `input`, `constant`, `iota` (each element's place along one axis), an element-wise operator, `reduce` (over the last
+            axis, which stays with size 1), `scan` (running totals along the last axis), `matmul`, `transpose`, `reshape`,
+            `broadcast`, `slice` or `concat`.
+        attrs: `constant`: value; `input`: index; `iota`, `concat`: axis; `reduce`, `scan`: kind; `transpose`: order; `slice`:
+            starts, stops, steps.
         dtype: storage type (inputs), else the widest type among the inputs that reach this node.
         name: a readable name, from the reference's own variables where there is one.
     """
@@ -123,7 +124,9 @@ class Graph:
             *ELEMENTWISE,
             "input",
             "constant",
+            "iota",
             "reduce",
+            "scan",
             "matmul",
             "transpose",
             "reshape",
@@ -176,6 +179,11 @@ def evaluate(graph: Graph, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]
             value = np.full(node.shape, float(node.attrs["value"]))
         elif node.op == "reduce":
             value = getattr(np, str(node.attrs["kind"])).reduce(args[0], axis=-1, keepdims=True)
+        elif node.op == "iota":
+            sizes = [n if i == int(node.attrs["axis"]) else 1 for i, n in enumerate(node.shape)]
+            value = np.arange(max(sizes), dtype=np.float64).reshape(sizes)
+        elif node.op == "scan":
+            value = getattr(np, str(node.attrs["kind"])).accumulate(args[0], axis=-1)
         elif node.op == "matmul":
             value = args[0] @ args[1]
         elif node.op == "transpose":

@@ -26,7 +26,8 @@ _SIZES = {
 _STEMS = {
     "square": "squares", "exp": "exps", "rsqrt": "rstd", "reciprocal": "inverse", "multiply": "scaled", "add": "total",
     "subtract": "centred", "maximum": "upper", "minimum": "lower", "reduce:add": "row_sum", "reduce:maximum": "row_max",
-    "reduce:minimum": "row_min", "reduce:multiply": "row_product", "matmul": "product", "where": "chosen",
+    "reduce:minimum": "row_min", "reduce:multiply": "row_product", "matmul": "product", "where": "chosen", "iota": "index",
+    "scan": "running",
 }  # fmt: skip
 
 
@@ -193,6 +194,8 @@ class RowCode:
         if (node.width == 1 and not self.stage.cut_width) or node.op == "reduce":
             return True
         if id not in self.region:
+            return False
+        if node.op == "scan":
             return False
         known = self.columns.get(id)
         if known is None:
@@ -377,6 +380,8 @@ class RowCode:
                 self.tiles[id] = self.tiles[node.inputs[0]]
             elif node.op == "reduce":
                 self._emit_reduce(node)
+            elif node.op == "scan":
+                self._emit_scan(node)
             elif node.op == "where":
                 self._emit_where(node)
             elif node.op in UNARY:
@@ -845,6 +850,40 @@ class RowCode:
             return self.text(tile)
         rows = self.full_rows if self.hoisting else self.rows
         return f"{tile.name}.ap(pattern=[[{tile.row_step}, {rows}], [0, {self._shape_width(like)}]])"
+
+    # -- running totals ----------------------------------------------------------------------------------------------
+
+    def _emit_scan(self, node: Node) -> None:
+        """r = r before op x along the row, on the Vector Engine: (1 * r) + x, or (x * r) + 0 for products."""
+        source, kind = node.inputs[0], str(node.attrs["kind"])
+        self.emit(source) if self.constant(source) is None else None
+        value = self.constant(source)
+        data = self.even(value, node) if value is not None else self.spread(source, node, False)
+        tile = self.new_tile(node.id, "float32")
+        self.balance.charge("vector", self.width(node.id), 2.0)
+        first, second, initial, op = (self.even(1.0, node), data, "0.0", kind)
+        if kind in ("maximum", "minimum"):
+            initial = "-3.4e38" if kind == "maximum" else "3.4e38"
+        if kind == "multiply":
+            first, second, initial, op = data, self.even(0.0, node), "1.0", "add"
+        self.put(
+            f"nisa.tensor_tensor_scan(dst={self.text(tile)}, data0={first}, data1={second}, initial={initial}, op0=nl.multiply, "
+            f"op1=nl.{op})"
+        )
+
+    def even(self, value: float, like: Node) -> str:
+        """A tile that holds one number everywhere: a column of it, repeated by its access pattern."""
+        key = f"even {value!r}"
+        name = self.named.get(key)
+        if name is None:
+            name = self.named[key] = self.allocate("ones" if value == 1 else "even", 1, "float32", outer=True)
+            self.outer.line(f"nisa.memset(dst={name}, value={number(value)})")
+        rows = self.full_rows if self.hoisting else self.rows
+        return f"{name}.ap(pattern=[[1, {rows}], [0, {self._shape_width(like)}]])"
+
+    def width_text(self, id: int) -> int | str:
+        """Columns of node `id` at the current extent, as an allocation writes them."""
+        return self._shape_width(self.graph[id])
 
     # -- reductions --------------------------------------------------------------------------------------------------
 

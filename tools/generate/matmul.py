@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tools.generate.context import KernelContext, load_shared, root_key, store
+from tools.generate.context import KernelContext, load_index, load_shared, root_key, store
 from tools.generate.lower import RowCode, Tile, copy_line, graph_level, itemsize
 from tools.generate.plan import Stage
 from tools.generate.schedule import MatmulSchedule
@@ -400,6 +400,9 @@ class _Matmul:
     def _load(self, code: RowCode, id: int) -> None:
         """Load a leaf for element-wise use."""
         view = self.stage.leaves[id]
+        if self.context.plan.tensors[view.tensor].role == "index":
+            load_index(self.context, code, id, view, self.nest, self.strides(id))
+            return
         if code.shared_leaf(id):
             load_shared(self.context, code, id, view, self.nest, self.strides(id))
             return

@@ -26,7 +26,8 @@ class HbmTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    role: Literal["input", "output", "scratch"]
+    role: Literal["input", "output", "scratch", "index"]
+    """`index`: no memory at all; its elements are their own places, which engines count out."""
 
 
 @dataclass(slots=True)
@@ -93,6 +94,10 @@ def _replay(b: Builder, node: Node, inputs: list[int]) -> int:
         return b.input(int(node.attrs["index"]), node.name, node.shape, node.dtype)
     if node.op == "constant":
         return b.constant(float(node.attrs["value"]), node.shape)
+    if node.op == "iota":
+        return b.iota(node.shape, int(node.attrs["axis"]))
+    if node.op == "scan":
+        return b.scan(str(node.attrs["kind"]), inputs[0], -1)
     if node.op == "reduce":
         return b.reduce(str(node.attrs["kind"]), inputs[0], [-1], True)
     if node.op == "matmul":
@@ -148,6 +153,11 @@ class _Planner:
         for node in graph.inputs:
             self.tensors[node.id] = HbmTensor(node.name, node.shape or (1,), node.dtype, "input")
             self.where[node.id] = View.whole(node.id, node.shape)
+        for node in graph:
+            if node.op == "iota":
+                steps = tuple(int(i == int(node.attrs["axis"])) for i in range(len(node.shape)))
+                self.tensors[node.id] = HbmTensor("index", node.shape, "float32", "index")
+                self.where[node.id] = View(node.id, node.shape, steps)
 
     def plan(self) -> Plan:
         graph = self.graph
@@ -229,7 +239,7 @@ class _Planner:
     def materialise(self, id: int) -> View:
         """Write node `id` to a tensor of its own."""
         node = self.graph[id]
-        if id not in self.tensors or self.tensors[id].role == "input":
+        if id not in self.tensors or self.tensors[id].role in ("input", "index"):
             key = id if id not in self.tensors else -1000 - id
             self.tensors[key] = HbmTensor(
                 f"{node.name or node.op}_hbm", node.shape or (1,), self._scratch_dtype(id), "scratch"
@@ -324,7 +334,7 @@ class _Planner:
             node = self.graph[i]
             if node.op == "matmul" and node.lead == stage.lead:
                 found.append(i)
-            elif self._local(node):
+            elif self._local(node) and node.op != "scan":
                 stack.extend(node.inputs)
         found.sort(reverse=True)
         if not found:
@@ -341,7 +351,7 @@ class _Planner:
 
     def _local(self, node: Node) -> bool:
         """Whether a row of `node` needs only the same row of its operands."""
-        return node.op in ELEMENTWISE or node.op == "reduce" or (node.op == "broadcast" and self._inner(node))
+        return node.op in (*ELEMENTWISE, "reduce", "scan") or (node.op == "broadcast" and self._inner(node))
 
     def _collect(self, stage: Stage, id: int, anchors: Sequence[int] = ()) -> None:
         """Walk back from node `id`, adding nodes to the region until something in HBM is met."""
@@ -362,7 +372,7 @@ class _Planner:
                 left = node.inputs[0]
                 if left not in stage.leaves:
                     stack.append(left)
-            elif self._local(node):
+            elif self._local(node) and not (anchors and node.op == "scan"):
                 stage.region.append(i)
                 stack.extend(node.inputs)
             else:
@@ -375,6 +385,8 @@ class _Planner:
         left = self.graph[anchors[0]].inputs[0]
         if self.graph[left].op == "constant":
             return
+        if left in self.where and self._is_index(self.where[left]):
+            self.materialise(left)
         stored = left in self.where or not self._local(self.graph[left]) or not self.fuse_left
         if stored or self._needs_matmul(left):
             stage.leaves[left] = self.view(left)
@@ -421,7 +433,7 @@ class _Planner:
     def _inner(self, node: Node) -> bool:
         """Whether a broadcast only repeats along the last axis of a computed value, which operands do by themselves."""
         source = self.graph[node.inputs[0]]
-        return source.op in ELEMENTWISE or source.op == "reduce"
+        return source.op in (*ELEMENTWISE, "reduce", "scan")
 
     def _readable(self, id: int) -> View:
         """A view whose rows can be loaded: the last axis must not be strided across memory rows."""
@@ -435,9 +447,15 @@ class _Planner:
         if node.op == "constant":
             raise BeyondOffline("a matmul by a constant matrix on the right")
         view = self.view(id)
+        if self._is_index(view):
+            view = self.materialise(id)
         if view.strides[-1] not in (0, 1) and view.strides[-2] not in (0, 1) and 1 not in view.shape[-2:]:
             view = self.materialise(id)
         return view
+
+    def _is_index(self, view: View) -> bool:
+        """Whether a view shows places that lie nowhere in memory."""
+        return self.tensors[view.tensor].role == "index"
 
     def _needs_matmul(self, id: int) -> bool:
         stack, seen = [id], {id}

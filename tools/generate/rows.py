@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tools.generate.context import Access, KernelContext, lead_strides, load_shared, root_key, store
+from tools.generate.context import Access, KernelContext, lead_strides, load_index, load_shared, root_key, store
 from tools.generate.lower import RowCode, Tile, copy_line, graph_level, itemsize
 from tools.generate.plan import Stage
 from tools.generate.schedule import RowSchedule
@@ -26,7 +26,7 @@ def flattened(context: KernelContext, stage: Stage) -> list[Stage]:
     width = graph[stage.roots[0][0]].width
     rows = count // max(width, 1)
     simple = all(elements(v.shape) == count and _is_plain(v) for v in views)
-    if not simple or any(graph[i].op == "reduce" for i in stage.region) or stage.kind != "rows":
+    if not simple or any(graph[i].op in ("reduce", "scan") for i in stage.region) or stage.kind != "rows":
         return [stage]
     if rows % 128 == 0 and width >= 512:
         return [stage]
@@ -65,7 +65,9 @@ class _Rows:
         widths = {v.shape[-1] for v in [*stage.leaves.values(), *(v for _, v in stage.roots)] if v.shape}
         self.width = max(widths | {1})
         self.single_width = all(w in (1, self.width) for w in widths)
-        self.free = schedule.free_tile if 0 < schedule.free_tile < self.width and self.single_width else 0
+        whole = any(graph[i].op == "scan" for i in stage.region)  # a window would need the total of those before
+        narrow = self.single_width and not whole
+        self.free = schedule.free_tile if 0 < schedule.free_tile < self.width and narrow else 0
         self.level = graph_level(graph, set(stage.region))
         self.pack = 1
         if schedule.pack > 1 and not self.free and self._packable(schedule.pack):
@@ -79,7 +81,8 @@ class _Rows:
         if (
             self.nest.rows % pack
             or stage.cut_width
-            or any(graph[i].op in ("where", "round", "broadcast") for i in stage.region)
+            or any(graph[i].op in ("where", "round", "broadcast", "scan") for i in stage.region)
+            or any(self.context.plan.tensors[v.tensor].role == "index" for v in stage.leaves.values())
         ):
             return False
         if any(graph[i].op != "reduce" and graph[i].width > 1 and not self._wide(i) for i in stage.region):
@@ -194,6 +197,9 @@ def _emit_ahead(rows: _Rows, code: RowCode, section: Section, row: str, first: l
 def _load(rows: _Rows, code: RowCode, id: int, row: str) -> None:
     """Load a leaf: rows of it for this tile, or once for all rows."""
     context, view = rows.context, rows.stage.leaves[id]
+    if context.plan.tensors[view.tensor].role == "index":
+        load_index(context, code, id, view, rows.nest, rows.strides(id))
+        return
     if code.shared_leaf(id):
         resident = not rows.free or code.is_column(id) or view.shape[-1] * 4 <= 32 * 1024
         if resident:

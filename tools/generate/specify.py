@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.generate.compose import Composition, compose, extend
-from tools.generate.request import NamedTensor, Request, foreign_operator, read
-from tools.generate.understood import check_meaning, check_understood
+from tools.generate.operators import INDICES
+from tools.generate.request import NamedTensor, Request, read
 from tools.task import Goal, Reference, Target, Task, TensorSpec, Tolerance
 from tools.task_errors import RequestError
 
@@ -42,6 +42,16 @@ def tolerance_for(dtypes: Sequence[str]) -> Tolerance:
     return _TOLERANCES[coarsest]
 
 
+def _tolerance(request: Request, dtypes: Sequence[str]) -> Tolerance:
+    """What the request allows, else what its types call for."""
+    value = request.tolerance
+    if value is None:
+        return tolerance_for(dtypes)
+    return Tolerance(
+        rtol=value, atol=value, rel_l2=value, reason=f"a tolerance of {value:g} was asked for in the request"
+    )
+
+
 def parse_request(text: str) -> Task:
     """Read a request in words.
 
@@ -54,43 +64,33 @@ def parse_request(text: str) -> Task:
             "the request is empty: say what to compute, for example 'softmax of x 4096x1024, bfloat16, trn2'."
         )
     request = read(text)
-    if not request.mentions and not request.expression:
-        check_meaning(request)
-        foreign = foreign_operator(text)
-        if foreign:
-            raise RequestError(
-                f"requests in words don't cover {foreign!r}: give a NumPy reference with --reference file.py:function."
-            )
-        raise RequestError(
-            "the request names no operation: say what to compute, for example 'softmax', 'matmul' or 'layernorm then gelu'."
-        )
-    foreign = foreign_operator(request.words)
-    if foreign:
-        raise RequestError(
-            f"requests in words don't cover {foreign!r}: give a NumPy reference with --reference file.py:function."
-        )
-    check_understood(request)
-    made = compose(request)
-    return _task(text, request, made)
+    return _task(text, request, compose(request))
 
 
 def _task(text: str, request: Request, made: Composition) -> Task:
+    given = [d for d in made.dtypes.values() if d]
+    if request.dtype and len(given) == len(made.parameters) and set(given) != {request.dtype}:
+        raise RequestError(
+            f"the type {request.dtype} is left over: every tensor has one of its own; give one type, or one a tensor."
+        )
     default = request.dtype or next((d for d in made.dtypes.values() if d), "float32")
-    first = next(iter(made.parameters))
     inputs = tuple(
         TensorSpec(
             name=name, shape=shape or (1,), dtype=made.dtypes.get(name) or default,
-            distribution="positive" if made.positive and name == first else "normal",
+            distribution="positive" if name in made.positive else "normal",
         )
         for name, shape in made.parameters.items()
     )  # fmt: skip
-    outputs = (request.output_dtype,) if request.output_dtype else ()
+    places = any(
+        made.ops[-1:] == [f"{part}_{key}"] for part in ("row", "column", "axis0", "axis1", "axis2") for key in INDICES
+    )
+    outputs = (request.output_dtype,) if request.output_dtype else ("int32",) if places else ()
     name = "-".join(dict.fromkeys(op.replace("_", "-") for op in made.ops)) or "kernel"
     title = f"{', then '.join(op.replace('_', ' ') for op in dict.fromkeys(made.ops))}, in float32.".capitalize()
     return Task(
         name=name, request=text, reference=Reference(source=made.source(title), function="reference", origin="words"),
         inputs=inputs, output_dtypes=outputs, target=request.target or DEFAULT_TARGET,  # type: ignore[arg-type]
-        goal=request.goal or Goal(), tolerance=tolerance_for([*(i.dtype for i in inputs), *outputs]),
+        goal=request.goal or Goal(), tolerance=_tolerance(request, [*(i.dtype for i in inputs), *outputs]),
         precision="fp32" if request.precision == "fp32" else "storage",
     )  # fmt: skip
 
@@ -222,11 +222,10 @@ def _with_operators(task: Task, said: Request, text: str) -> Task | None:
     """The task with further operators behind it, when a follow-up such as `then add a gelu` names some."""
     if (
         task.reference.origin != "words"
-        or not said.mentions
+        or not said.operates
         or not re.search(r"\b(?:then|add|also|followed|append|plus|with|fuse)\b", text, re.IGNORECASE)
     ):
         return None
-    check_understood(said)
     made = extend(_composition(task), said)
     again = _task(f"{task.request}; {text.strip()}", said, made)
     return again.model_copy(update={"target": said.target or task.target, "goal": said.goal or task.goal})
@@ -252,7 +251,7 @@ def _composition(task: Task) -> Composition:
         value=ast.unparse(end.value),
         shape=tuple(graph["nodes"][graph["outputs"][0]]["shape"]),
         ops=task.name.split("-"),
-        positive=task.inputs[0].distribution == "positive",
+        positive={s.name for s in task.inputs if s.distribution == "positive"},
     )
 
 

@@ -19,7 +19,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from tools.generate.builder import Builder
 from tools.generate.errors import BeyondOffline
-from tools.generate.graph import COMPARISONS, LOGICAL
+from tools.generate.graph import COMPARISONS, LOGICAL, REDUCTIONS
+from tools.generate.structure import structured
 
 _DIRECT = {
     "exp", "log", "sqrt", "tanh", "square", "sign", "sin", "cos", "arctan", "floor", "ceil", "trunc", "reciprocal", "erf",
@@ -106,6 +107,9 @@ class Symbol(NDArrayOperatorsMixin):
                 raise BeyondOffline(f"np.{ufunc.__name__}.reduce")
             axis = kwargs.get("axis", args[1] if len(args) > 1 else 0)
             return _reduce(self.builder, kinds[ufunc.__name__], args[0], axis, bool(kwargs.get("keepdims", False)))
+        if method == "accumulate" and ufunc.__name__ in REDUCTIONS:
+            axis = kwargs.get("axis", args[1] if len(args) > 1 else 0)
+            return Symbol(self.builder, self.builder.scan(ufunc.__name__, args[0].id, int(axis)), args[0].dtype)
         if method != "__call__":
             raise BeyondOffline(f"np.{ufunc.__name__}.{method}")
         result = _apply(self.builder, ufunc.__name__, args)
@@ -182,6 +186,15 @@ class Symbol(NDArrayOperatorsMixin):
 
     def std(self, axis: Any = None, dtype: Any = None, ddof: int = 0, keepdims: bool = False) -> Symbol:
         return _std(self.builder, self, axis, ddof=ddof, keepdims=keepdims)
+
+    def cumsum(self, axis: Any = None, dtype: Any = None) -> Symbol:
+        return _scan(self.builder, "add", self, axis)
+
+    def argmax(self, axis: Any = None, *, keepdims: bool = False) -> Symbol:
+        return _place(self.builder, "maximum", self, axis, keepdims)
+
+    def argmin(self, axis: Any = None, *, keepdims: bool = False) -> Symbol:
+        return _place(self.builder, "minimum", self, axis, keepdims)
 
     def dot(self, other: Any) -> Symbol:
         return _dot(self.builder, self, other)
@@ -301,7 +314,12 @@ def _id(builder: Builder, value: Any) -> int:
         raise BeyondOffline(f"an operand of type {array.dtype}")
     if array.size and bool(np.all(array == array.flat[0])):
         return builder.constant(float(array.flat[0]), array.shape)
-    raise BeyondOffline("a constant array whose elements differ (a mask, a table or np.arange)")
+    found = structured(builder, array)
+    if found is None:
+        raise BeyondOffline(
+            "a constant array without a pattern that engines can count out (a table, an irregular mask)"
+        )
+    return found
 
 
 def _dtype(*values: Any) -> Any:
@@ -375,6 +393,38 @@ def _axes(rank: int, axis: Any) -> list[int]:
 def _reduce(b: Builder, kind: str, x: Any, axis: Any = None, keepdims: Any = False) -> Symbol:
     keep = bool(keepdims) and keepdims is not np._NoValue
     return Symbol(b, b.reduce(kind, x.id, _axes(x.ndim, axis), keep), _dtype(x))
+
+
+def _scan(b: Builder, kind: str, x: Any, axis: Any = None) -> Symbol:
+    if axis is None:
+        x, axis = x.reshape(-1), 0
+    _axes(x.ndim, axis)
+    return Symbol(b, b.scan(kind, x.id, int(axis)), _dtype(x))
+
+
+def _place(b: Builder, kind: str, x: Any, axis: Any = None, keepdims: Any = False) -> Symbol:
+    """argmax or argmin: the smallest place that holds the extreme value."""
+    keep = bool(keepdims) and keepdims is not np._NoValue
+    if axis is None:
+        if keep:
+            raise BeyondOffline("argmax over all elements with keepdims")
+        x, axis = x.reshape(-1), 0
+    (at,) = _axes(x.ndim, axis)
+    count = x.shape[at]
+    moved = b.transpose(x.id, [*(i for i in range(x.ndim) if i != at), at])
+    held = b.elementwise("equal", moved, b.reduce(kind, moved, [-1], True))
+    places = b.iota([1] * (x.ndim - 1) + [count], x.ndim - 1)
+    found = b.reduce("minimum", b.elementwise("where", held, places, b.constant(float(count))), [-1], False)
+    shape = [1 if i == at else n for i, n in enumerate(x.shape) if keep or i != at]
+    return Symbol(b, b.reshape(found, shape), np.float32)
+
+
+def _band(b: Builder, x: Any, k: int, lower: bool) -> Symbol:
+    """np.tril and np.triu: zeros beyond a diagonal of the last two axes."""
+    rows, cols = x.shape[-2:]
+    place = b.elementwise("add", b.iota((rows, 1), 0), b.constant(float(k)))
+    kept = b.elementwise("less_equal" if lower else "greater_equal", b.iota((1, cols), 1), place)
+    return Symbol(b, b.elementwise("where", kept, x.id, b.constant(0.0)), _dtype(x))
 
 
 def _mean(
@@ -568,12 +618,11 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "norm": lambda b, x, ord=None, axis=None, keepdims=False: _norm(x, ord, axis, keepdims),
     "result_type": lambda b, *a: np.dtype(np.float32), "nan_to_num": lambda b, x, **_: x,
     "round": lambda b, x, decimals=0, out=None: _round(b, x, decimals), "around": lambda b, x, decimals=0: _round(b, x, decimals),
-    "tril": lambda b, x, k=0: _beyond("np.tril"), "real": lambda b, x: x,
+    "tril": lambda b, x, k=0: _band(b, x, k, True), "triu": lambda b, x, k=0: _band(b, x, k, False),
+    "cumsum": lambda b, x, axis=None, **_: _scan(b, "add", x, axis), "cumprod": lambda b, x, axis=None, **_: _scan(b, "multiply", x, axis),
+    "argmax": lambda b, x, axis=None, out=None, keepdims=False: _place(b, "maximum", x, axis, keepdims),
+    "argmin": lambda b, x, axis=None, out=None, keepdims=False: _place(b, "minimum", x, axis, keepdims), "real": lambda b, x: x,
 }  # fmt: skip
-
-
-def _beyond(what: str) -> Any:
-    raise BeyondOffline(f"{what} has no builder here")
 
 
 def _round(b: Builder, x: Any, decimals: int) -> Symbol:
