@@ -76,7 +76,9 @@ def test_what_a_change_would_gain_is_re_simulated() -> None:
     assert answer(seen, "what would I gain if loads were hoisted?").text == hoisted.sentence
     assert answer(seen, "how much faster would bf16 be?").text == narrower.sentence
     copy = line_of("nisa.tensor_copy")
-    assert f"kernel.py:{copy} on the Scalar Engine" in answer(seen, f"what if line {copy} ran on the scalar engine").text
+    assert (
+        f"kernel.py:{copy} on the Scalar Engine" in answer(seen, f"what if line {copy} ran on the scalar engine").text
+    )
     assert "With no waits between engines" in answer(seen, "what if there were no waits at all?").text
 
 
