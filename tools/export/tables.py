@@ -525,7 +525,8 @@ def summary(seen: Observed, moved: dict[str, Ints] | None = None) -> dict[str, A
         "dma_transfer_time": float((timeline.data_end_ns - timeline.data_start_ns)[dma].sum()) / 1e9,
         "dma_transfer_count": profile.dma_transfer_count,
         "dma_transfer_average_bytes": profile.dma_transfer_average_bytes,
-        "dma_transfer_total_bytes": int(seen.trace.column(Inst.BYTES)[dma].sum()),
+        "dma_transfer_total_bytes": int(seen.trace.column(Inst.BYTES)[dma].sum())
+        + profile.spill_save_bytes + profile.spill_reload_bytes,
         "dma_queue_count": len(np.unique(timeline.lane[dma])),
         "inputs_and_weights_size_bytes": inputs,
         "hbm_read_bytes": profile.hbm_read_bytes,

@@ -91,14 +91,16 @@ class Profile:
     dma_transfer_average_bytes: float
     hbm_read_bytes: int
     hbm_write_bytes: int
+    """Both: of the kernel's instructions and of the compiler model's spills."""
     input_read_bytes: int
     """Bytes of kernel inputs counted once each: what a kernel that reloads nothing would read."""
     reload_read_bytes: int
     """Input bytes read again, beyond the first time."""
     spill_save_bytes: int
-    """Bytes stored to tensors in HBM that are neither input nor output, and loaded back."""
+    """Bytes that the kernel stores to tensors in HBM, neither input nor output, to load them back, and what the compiler
+    model saved there because SBUF was full."""
     spill_reload_bytes: int
-    """Bytes loaded from tensors that the kernel itself stored, each time."""
+    """Bytes loaded back, each time."""
     hardware_flops: int
     transpose_flops: int
     adjusted_hardware_flops: float
@@ -210,9 +212,13 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
                 EngineUse(ENGINE_NAMES[index], core, busy, timeline.latency_us - busy, share, len(rows), total / 1e3)
             )
     dma = np.flatnonzero(cost.is_dma)
-    dma_active = covered(timeline.data_start_ns[dma], timeline.data_end_ns[dma])
+    spills = timeline.spills
+    dma_active = covered(
+        np.concatenate([timeline.data_start_ns[dma], spills.data_start_ns]),
+        np.concatenate([timeline.data_end_ns[dma], spills.data_end_ns]),
+    )
     reads, writes = hbm_bytes(trace, cost.is_dma)
-    read, write = int(reads.sum()), int(writes.sum())
+    read, write = int(reads.sum()) + spills.reload_bytes, int(writes.sum()) + spills.save_bytes
     unique = _unique_input_bytes(trace, cost.is_dma)
     saved, reloaded = _spills(trace, reads, writes)
     spent = _cost(trace, timeline)
@@ -223,6 +229,9 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
     intensity = (total_flops - transpose_flops) / max(read + write, 1)
     ridge = machine.peak_tflops("bfloat16") * 1e3 / machine.hbm_stack_gbps
     work = float((cost.work_ns * (cost.last_engine - cost.first_engine) / machine.dma_engines)[dma].sum())
+    work += spills.engine_ns / machine.dma_engines
+    transfers = len(dma) + spills.transfers
+    moved = int(trace.column(Inst.BYTES)[dma].sum()) + spills.save_bytes + spills.reload_bytes
     busiest = {f"{e.engine} Engine": _undisturbed(trace, timeline, e) for e in engines if e.engine != "Sync"}
     busiest["DMA"] = work / cores
     bottleneck = max(busiest, key=lambda name: busiest[name]) if len(trace) else "none"
@@ -241,14 +250,14 @@ def profile(trace: Trace, timeline: Timeline, machine: Machine) -> Profile:
         engines=tuple(engines),
         dma_active_us=dma_active / 1e3,
         dma_active_percent=100 * dma_active / per_ns,
-        dma_transfer_count=len(dma),
-        dma_transfer_average_bytes=float(trace.column(Inst.BYTES)[dma].mean()) if len(dma) else 0.0,
+        dma_transfer_count=transfers,
+        dma_transfer_average_bytes=moved / transfers if transfers else 0.0,
         hbm_read_bytes=read,
         hbm_write_bytes=write,
         input_read_bytes=unique,
         reload_read_bytes=max(_input_reads(trace, reads) - unique, 0),
-        spill_save_bytes=saved,
-        spill_reload_bytes=reloaded,
+        spill_save_bytes=saved + spills.save_bytes,
+        spill_reload_bytes=reloaded + spills.reload_bytes,
         hardware_flops=total_flops,
         transpose_flops=transpose_flops,
         adjusted_hardware_flops=adjusted,

@@ -9,7 +9,7 @@ from .costs import LAW_NAMES, Costs, costs
 from .dependence import Edge, Edges, dependencies
 from .options import BETA1, BETA2, IN_ORDER, CompilerModel, TimingOptions
 from .scheduling import ENGINES, schedule
-from .timeline import Timeline, Wait, on_grid
+from .timeline import Spills, Timeline, Wait, on_grid
 
 __all__ = [
     "BETA1",
@@ -22,6 +22,7 @@ __all__ = [
     "Edge",
     "Edges",
     "LiveRanges",
+    "Spills",
     "Timeline",
     "TimingOptions",
     "Wait",

@@ -22,6 +22,7 @@ class CompilerModel:
         queue_window: DMAs among which a queue that the compiler fills picks the first ready one, so that a store
             that waits for its result holds no load up.
         trip_barriers: loops whose trips don't go evenly over the DMA engines run trip by trip (see `barriers`).
+        spill: tiles that don't fit SBUF are saved to HBM and loaded again (see `spilling`).
         whole_tensors: what a loop nest writes to HBM is read by another nest only once all of it is there.
     """
 
@@ -34,6 +35,7 @@ class CompilerModel:
     balance: bool = False
     queue_window: int = 16
     trip_barriers: bool = False
+    spill: bool = False
     whole_tensors: bool = False
 
 
@@ -45,9 +47,9 @@ BETA2 = CompilerModel("beta2", window=64, rename=True, place_loads=True)
 
 BETA1 = CompilerModel(
     "beta1", window=64, rename=True, place_loads=True, forward=True, reuse=True, balance=True, trip_barriers=True,
-    whole_tensors=True,
+    spill=True, whole_tensors=True,
 )  # fmt: skip
-"""neuronxcc.nki kernels: the compiler also keeps values in SBUF, drops copies, balances engines and rolls loops."""
+"""neuronxcc.nki kernels: the compiler also keeps values in SBUF, spills, drops copies, balances engines, rolls loops."""
 
 
 @dataclass(frozen=True, slots=True)

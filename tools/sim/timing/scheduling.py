@@ -12,10 +12,12 @@ makes a program faster, which choosing afresh among what happens to be ready wou
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sim.instruction import Engine, Inst, Trace
+from tools.sim.instruction import Engine, Inst, Operand, Trace
 from tools.sim.machine import Machine
 from tools.sim.machine import machine as published
 
@@ -27,8 +29,9 @@ from .events import Streams, Times, play
 from .handover import handed_over
 from .optimising import optimised
 from .options import CompilerModel, TimingOptions
+from .spilling import spilled
 from .tiles import forget
-from .timeline import Timeline
+from .timeline import Spills, Timeline
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -53,6 +56,10 @@ def schedule(trace: Trace, machine: Machine, options: TimingOptions | None = Non
 def _schedule(trace: Trace, machine: Machine, options: TimingOptions, model: CompilerModel) -> Timeline:
     known = published(machine.name)
     trace, dropped = optimised(trace, known, model)
+    trace, own = spilled(trace, known) if model.spill else (trace, np.arange(len(trace)))
+    if len(own) < len(trace):
+        gone, dropped = dropped, np.zeros(len(trace), np.bool_)
+        dropped[own] = gone
     cost = costs(trace, known, dropped)
     edges = dependencies(trace, known, cost, space=options.space)
     if model.whole_tensors:
@@ -71,10 +78,39 @@ def _schedule(trace: Trace, machine: Machine, options: TimingOptions, model: Com
         streams = prepare(trace, machine, options, model, cost, edges, lane, lanes, rank, plan)
     del edges  # a quarter of the memory that the loop would hold
     times = run(streams)
-    return Timeline(
+    found = Timeline(
         times.start, times.issue, times.end, times.data_start, times.data_end, times.wait, times.who, times.idle,
         lane, lanes, cost, dropped, float(times.end.max()) if len(trace) else 0.0, model.name,
     )  # fmt: skip
+    return found if len(own) == len(trace) else _of_the_kernel(found, trace, own)
+
+
+def _of_the_kernel(timeline: Timeline, trace: Trace, own: Ints) -> Timeline:
+    """`timeline` over the kernel's own instructions, which stand at `own` in the spilled `trace`; the rest is summed up."""
+    index = np.full(len(trace) + 1, -1)
+    index[own] = np.arange(len(own))
+    rows = {
+        f.name: getattr(timeline, f.name)[own]
+        for f in fields(timeline)
+        if isinstance(getattr(timeline, f.name), np.ndarray)
+    }
+    moved = np.setdiff1d(np.arange(len(trace)), own)
+    saves = trace.operands[trace.instructions[moved, Inst.FIRST_OPERAND], Operand.FLAGS] == 2
+    sizes, cost = trace.column(Inst.BYTES)[moved], timeline.costs
+    engines = (cost.last_engine - cost.first_engine)[moved]
+    return replace(
+        timeline,
+        **{**rows, "waited_for": index[rows["waited_for"]]},
+        costs=Costs(*(getattr(cost, f.name)[own] for f in fields(cost))),
+        spills=Spills(
+            save_bytes=int(sizes[saves].sum()),
+            reload_bytes=int(sizes[~saves].sum()),
+            transfers=len(moved),
+            data_start_ns=timeline.data_start_ns[moved],
+            data_end_ns=timeline.data_end_ns[moved],
+            engine_ns=float((cost.work_ns[moved] * engines).sum()),
+        ),
+    )
 
 
 def run(streams: Streams) -> Times:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -36,6 +36,27 @@ class Wait(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Spills:
+    """Transfers that the compiler model added because tiles didn't fit SBUF.
+
+    Attributes:
+        save_bytes: written to HBM.
+        reload_bytes: read back.
+        transfers: number of saves and reloads.
+        data_start_ns: first packet of each.
+        data_end_ns: last packet of each.
+        engine_ns: time of all of them, summed over the DMA engines that each uses.
+    """
+
+    save_bytes: int = 0
+    reload_bytes: int = 0
+    transfers: int = 0
+    data_start_ns: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    data_end_ns: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    engine_ns: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """Times of every instruction of a trace, as arrays over the trace in ns from the launch.
 
@@ -55,6 +76,7 @@ class Timeline:
         dropped: instructions that the compiler model removed; they take no time and move nothing.
         latency_ns: end of the last instruction.
         compiler_model: name of the compiler model used.
+        spills: transfers that aren't the kernel's.
     """
 
     start_ns: NDArray[np.float64]
@@ -71,6 +93,7 @@ class Timeline:
     dropped: NDArray[np.bool_]
     latency_ns: float
     compiler_model: str
+    spills: Spills = field(default_factory=Spills)
 
     def __len__(self) -> int:
         return len(self.start_ns)
