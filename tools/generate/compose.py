@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tools.generate.declarations import NamedTensor
 from tools.generate.expression import Expression
 from tools.generate.formula import ALL, Node, Options
 from tools.generate.operators import (
     ALONG,
     FUNCTIONS,
+    GATES,
     POSITIVE_INPUT,
     Composition,
     Shape,
@@ -20,7 +22,7 @@ from tools.generate.operators import (
     show,
     spoken,
 )
-from tools.generate.request import WAY_OUT, NamedTensor, Request, check_words, nearest
+from tools.generate.request import WAY_OUT, Request, check_words, nearest
 from tools.generate.sentence import Sentence
 from tools.task_errors import RequestError
 
@@ -349,6 +351,8 @@ class _Lowering:
                 self.made.notes.append(f"the residual is the input {start}.")
                 return Value(start, other)
             return Value(self.made.parameter(fallback, other), other)
+        if self.free and role == "cross_entropy":
+            return self._parameter(self.free[0], "targets")
         if self.free:
             raise RequestError(
                 f"the shapes contradict each other: {spoken(role)} of {show(other)} and {show(self.free[0].shape)}; make them equal or broadcastable"
@@ -727,6 +731,9 @@ class _Lowering:
         else:
             x, given = self._begin(key), []
         width = x.shape[-1] if x.shape else 1
+        if len(given) == 1 and given[0].shape == x.shape and len(x.shape or ()) == 2:
+            self.made.notes.append(f"{key} is act({x.text}) * {given[0].text}, element by element.")
+            return self.write.binary("multiply", self.write.unary(GATES[key], x), given[0])
         if not given:
             gate = self._pick("gate", "w_gate", "wg", "w1", "gate_proj", "g")
             up = self._pick("up", "w_up", "wu", "w3", "up_proj", "u")

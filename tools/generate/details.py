@@ -274,6 +274,9 @@ class Details(Cursor):
 
     def _count(self, token: Token, options: Options) -> Options:
         """The k of top-k."""
+        if self.counted:
+            count, self.counted = self.counted, 0
+            return replace(options, count=count)
         at = self.at
         if self._is("prep") and self._text() in ("with", "for", "of"):
             self.take()

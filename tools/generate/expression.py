@@ -38,7 +38,7 @@ _SAME = {
     "fmin": "minimum", "quickgelu": "quick_gelu", "rint": "round", "lse": "logsumexp", "reduce_sum": "sum", "reduce_mean": "mean",
     "reduce_max": "max", "softmin": "softmin", "standard_deviation": "std", "square_root": "sqrt", "inner": "inner", "l2norm": "l2norm",
 }  # fmt: skip
-_ALONG = ("softmax", "softmin", "log_softmax", "l2norm", "rmsnorm", "layernorm", "cumsum")
+_ALONG = ("softmax", "softmin", "log_softmax", "l2norm", "rmsnorm", "layernorm", "cumsum", "cumprod")
 _REDUCE = tuple(k for k in REDUCTIONS if k not in ("sum_of_squares", "mean_square", "abs_sum", "range", "norm"))
 _BINARY = (*BINARY, "maximum", "minimum")
 _OTHERS = ("matmul", "transpose", "clip", "linear", "attention", "swapaxes", "pow", "where", "einsum", "concatenate", "stack", "reshape", "outer",
@@ -618,6 +618,7 @@ def _dispatch(given: _Arguments) -> Value:
         "logaddexp",
         "norm",
         "squeeze",
+        "view",
     ):
         return _numpy(given)
     given.expression._refuse(given.node, f"{key} isn't offered here")
@@ -777,7 +778,13 @@ def _swap(given: _Arguments, x: Value) -> Value:
     return Value(given.expression.made.line("turned", f"np.swapaxes({x.text}, {i}, {j})"), shape)
 
 
-_AS_IN_NUMPY = {"concat": "concatenate", "cat": "concatenate", "unsqueeze": "expand_dims", "norm": "linalg.norm"}
+_AS_IN_NUMPY = {
+    "view": "reshape",
+    "concat": "concatenate",
+    "cat": "concatenate",
+    "unsqueeze": "expand_dims",
+    "norm": "linalg.norm",
+}
 
 
 def _numpy(given: _Arguments) -> Value:
@@ -802,6 +809,8 @@ def _numpy(given: _Arguments) -> Value:
         parts.append(f"{spelled}={ast.unparse(node)}")
     if given.key == "norm" and not any(p.startswith("axis=") for p in parts):
         given.expression._refuse(given.node, "name the axis of the norm")
+    if given.key in ("reshape", "view") and len(parts) > 2:
+        parts[1:] = [f"({', '.join(parts[1:])})"]
     given.args, given.keywords = [], {}
     return Value(given.expression.made.line(given.key, f"np.{name}({', '.join(parts)})"), None)
 

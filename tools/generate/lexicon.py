@@ -56,6 +56,7 @@ _op("softmax", "along", "softmax", "soft max", "softmaxed")
 _op("softmin", "along", "softmin")
 _op("cumsum", "along", "cumsum", "cumulative sum", "cumulative sums", "prefix sum", "prefix sums", "running sum",
     "running sums", "inclusive scan", "cumulated sum")  # fmt: skip
+_op("cumprod", "along", "cumprod", "cumulative product", "cumulative products", "running product")
 _op("attention", "attention", "attention", "self attention", "scaled dot product attention", "dot product attention",
     "multi head attention", "multihead attention", "grouped query attention", "gqa", "mha", "sdpa", "flash attention",
     "cross attention", "group query attention", "multi query attention", "mqa", "scaled dot product self attention",
@@ -111,7 +112,8 @@ _op(
 )
 _op("argmax", "index", "argmax", "arg max", "index of the maximum", "index of the largest element", "argmaximum")
 _op("argmin", "index", "argmin", "arg min", "index of the minimum", "index of the smallest element")
-_op("topk", "top", "top", "top k", "topk", "k largest values", "k largest elements")
+_op("topk", "top", "top", "top k", "topk", "k largest values", "k largest elements", "largest values", "largest elements", "largest entries",
+    "biggest values", "biggest elements", "highest values")  # fmt: skip
 
 _op("mse", "error", "mse", "mean squared error", "mse loss", "mean square error", "l2 loss")
 _op("rmse", "error", "rmse", "root mean squared error", "root mean square error")
@@ -215,7 +217,7 @@ _op("minimum", "binary", "elementwise min", "elementwise minimum", "element wise
 for _key, _words in {
     "add": ("plus", "added to"), "subtract": ("minus",), "subtracted": ("subtracted from",), "times": ("times",),
     "multiply": ("multiplied by", "multiplied with", "multiplied elementwise by", "elementwise times"),
-    "divide": ("divided by",), "matmul": ("matrix multiplied by", "matrix multiplied with"),
+    "divide": ("divided by",), "power": ("to the power of", "to the power", "raised to", "raised to the power of", "raised to the power"), "matmul": ("matrix multiplied by", "matrix multiplied with"),
 }.items():  # fmt: skip
     _add(Entry("infix", _key), *_words)
 _add(Entry("postfix", "square"), "squared")
@@ -357,7 +359,8 @@ _add(Entry("filler"), "please", "pls", "write", "make", "create", "generate", "b
      "of type", "of dtype", "with dtype", "with type", "two", "again", "ok", "okay", "sequence", "pipeline", "of operations",
      "each of shape", "with shapes", "of shapes", "with sizes", "the inputs are", "tiles",
      "them being", "being", "called", "named", "namely", "like so", "as follows", "up to you", "best", "well", "work", "works",
-     "running", "correct", "nice", "training")  # fmt: skip
+     "running", "correct", "nice", "training", "gimme", "plz", "forward", "lets", "im looking for", "i am looking for", "looking for",
+     "hey there", "dear", "cheers", "quick one")  # fmt: skip
 _add(Entry("total", "axis"), "everything")
 _add(Entry("noun"), "matrix", "tensor", "array", "matrices", "tensors", "arrays", "vectors", "vector", "input", "inputs", "input tensor",
      "input matrix", "input tensors", "input matrices", "square matrix", "square matrices", "activations", "image", "images", "embeddings",
@@ -385,7 +388,7 @@ _add(Entry("foreign"), "conv", "convolution", "convolutions", "conv1d", "conv2d"
      "all reduce", "allreduce", "all gather", "allgather", "cholesky", "svd", "qr", "determinant", "median", "mode", "quantile",
      "percentile", "adam", "adamw", "sgd", "optimizer step", "backward", "backward pass", "gradient", "gradients", "backprop", "loss",
      "sliding window", "alibi", "mlp", "ffn", "feed forward", "transformer block", "transformer", "kl divergence", "huber loss",
-     "cosine similarity", "outer product", "trace", "diagonal", "cumprod", "cumulative product", "cumulative max", "cummax", "reverse",
+     "cosine similarity", "outer product", "trace", "diagonal", "cumulative max", "cummax", "reverse",
      "flip", "roll", "concat", "concatenate", "concatenation", "stack", "split", "pad", "padding", "one hot", "topk indices", "unique",
      "kronecker product", "cross product", "eigenvalues", "upsample", "interpolate", "resize", "grouped gemm", "moe", "mixture of experts",
      "paged attention", "kv cache", "lookup", "where condition", "prelu", "celu", "glu gate", "gumbel softmax", "sparsemax",
@@ -399,6 +402,6 @@ TENSOR_NOUNS = frozenset(
     """weight weights bias beta gamma gain residual scale gate up down query key value queries keys values cos sin mask logits labels
     targets target probs probabilities input inputs inp src hidden out wq wk wv wo mat vec matrix vector tensor array image shift skip
     weight1 weight2 lhs rhs left right other data tokens act acts activations grad cosine sine noise pos embeddings states context
-    hidden_states attn scores""".split()
+    hidden_states attn scores pred preds prediction predictions truth label gt ref lr lora_a lora_b""".split()
 )
 """Words that may name a tensor without a colon; other names have one or two letters, a digit or an underscore."""

@@ -206,6 +206,7 @@ class Operands(Details):
         found = token is not None and (
             token.kind in ("tensor", "expression") or self._named(token) or token.is_("it") or token.is_("op") or token.is_("axis")
             or token.is_("total") or token.is_("quality") or token.is_("transposed") or token.text == "-"
+            or token.is_("infix", "subtract")
         )  # fmt: skip
         self.at = at
         return found
@@ -224,6 +225,10 @@ class Operands(Details):
             joint = self._joint(limit > 2 or listed, entry.arity)
             if joint is None:
                 break
+            here = self.peek()
+            if limit > 2 and here is not None and here.kind == "tensor" and len(here.names) > 1:
+                found += self._tensor_nodes()
+                continue
             if listed and found[-1].kind == "op":
                 raise self.refuse(
                     f"{token.text} ... and {self._text()}", "it isn't clear what the last word belongs to"
@@ -290,7 +295,7 @@ class Operands(Details):
         token = self.peek()
         if token is None:
             raise self.refuse(self._text(-1), "its operand is missing")
-        if token.text == "-":
+        if token.text == "-" or token.is_("infix", "subtract"):
             self.take()
             number = self.peek()
             if number is not None and number.kind == "number":
@@ -383,6 +388,7 @@ class Operands(Details):
         token = self.peek()
         found = token is not None and (
             token.kind in ("tensor", "expression", "number") or self._named(token) or token.is_("it") or token.text == "-"
+            or token.is_("infix", "subtract")
             or token.is_("transposed")
             or (token.is_("op") or token.is_("axis") or token.is_("total"))
         )  # fmt: skip

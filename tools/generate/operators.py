@@ -68,7 +68,7 @@ REDUCTIONS = {
     "logsumexp": "",
 }  # fmt: skip
 INDICES = ("argmax", "argmin")
-SCANS = {"cumsum": "np.cumsum({x}, axis={axis})"}
+SCANS = {"cumsum": "np.cumsum({x}, axis={axis})", "cumprod": "np.cumprod({x}, axis={axis})"}
 ALONG = ("softmax", "softmin", "log_softmax", "l2norm", "rmsnorm", "layernorm", *SCANS)
 """Operators that keep the shape and work along an axis."""
 SAMPLE = {

@@ -6,6 +6,7 @@ import difflib
 import re
 from dataclasses import dataclass, field
 
+from tools.generate.declarations import Declarations, NamedTensor
 from tools.generate.expression import find_expressions
 from tools.generate.lexicon import NOT_SAID, PHRASES
 from tools.generate.tokens import Token, may_name, phrases, size, tokenize
@@ -25,17 +26,6 @@ WAY_OUT = (
     "say it in other words, as an expression such as relu(x @ w + b), or give a NumPy reference with "
     "--reference file.py:function."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class NamedTensor:
-    """A tensor as a request mentions it; `name` is empty when only its shape was given."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = ""
-    transposed: bool = False
-    """Whether it is stored transposed."""
 
 
 @dataclass(slots=True)
@@ -64,7 +54,16 @@ class Request:
     @property
     def operates(self) -> bool:
         """Whether it names an operator or holds an expression."""
-        return any(t.kind == "expression" or (t.entry is not None and t.entry.kind in _OPERATING) for t in self.tokens)
+        infix = any(
+            t.kind == "symbol"
+            and t.text in ("@", "+", "-", "*", "/")
+            and before.kind in ("tensor", "word")
+            and after.kind in ("tensor", "word")
+            for before, t, after in zip(self.tokens, self.tokens[1:], self.tokens[2:])
+        )
+        return infix or any(
+            t.kind == "expression" or (t.entry is not None and t.entry.kind in _OPERATING) for t in self.tokens
+        )
 
 
 _OPERATING = ("op", "infix", "postfix", "transposed", "ambiguous", "foreign", "quality")
@@ -131,7 +130,10 @@ def read(text: str, names: tuple[str, ...] = ()) -> Request:
     rest = _read_sizes(found, rest, expressions)
     tokens = tokenize(rest, expressions)
     tokens = phrases(tokens, declared)
-    found.tokens = _Declarations(found, tokens, declared, {m[1] for m in _DECLARES.finditer(rest)}).read()
+    shaped = {m[1] for m in _DECLARES.finditer(rest)}
+    declarations = Declarations(tokens, declared, shaped, found.tensors)
+    found.tokens = declarations.read()
+    found.dtype = declarations.dtype
     _check_tensors(found)
     return found
 
@@ -301,325 +303,6 @@ def _declared_names(text: str) -> set[str]:
     if re.search(r"\btop[- ]?k\b", text, re.IGNORECASE):
         found -= {"k", "K"}
     return found - {"I"}
-
-
-class _Declarations:
-    """Finds tensors with their shapes among the tokens."""
-
-    def __init__(self, found: Request, tokens: list[Token], names: set[str], shaped: set[str]) -> None:
-        self.found, self.tokens, self.names = found, tokens, names
-        self.shaped = shaped
-
-    def read(self) -> list[Token]:
-        """The tokens, with one tensor token in the place of each declaration."""
-        made: list[Token] = []
-        at = 0
-        while at < len(self.tokens):
-            token = self.tokens[at]
-            if token.kind == "shape":
-                at = self._shape(made, at)
-            elif token.kind == "number":
-                at = self._length(made, at)
-            elif token.kind == "type":
-                at = self._type(made, at)
-            else:
-                made.append(token)
-                at += 1
-        return made
-
-    # -- pieces ------------------------------------------------------------------------------------------------------
-
-    def _next(self, at: int) -> Token | None:
-        return self.tokens[at] if at < len(self.tokens) else None
-
-    def _is_name(self, token: Token | None) -> bool:
-        if token is None or token.kind != "word":
-            return False
-        return token.text in self.names and (token.entry is None or token.text.lower() in _BOTH)
-
-    def _shape(self, made: list[Token], at: int) -> int:
-        """A shape: its type and name may stand on either side."""
-        shape = self.tokens[at]
-        if made and made[-1].text == "-":
-            raise RequestError(f"a size in -{shape.text} is negative: give sizes of 1 or more.")
-        if _no_shape(made) and shape.text[0] in "[(":
-            made.append(shape)
-            return at + 1
-        at += 1
-        dtype, transposed = "", False
-        while (token := self._next(at)) is not None:
-            if token.kind == "type" and not dtype:
-                dtype = token.dtype
-            elif token.is_("noun") or token.is_("both") or (token.is_("transposed") and not transposed):
-                transposed = transposed or token.is_("transposed")
-            else:
-                break
-            at += 1
-            if token.is_("noun") and self._is_name(self._next(at)) and not self._declares(at):
-                names = self._names_after(at)
-                at += 2 * len(names) - 1
-                return self._declare(made, shape, names, dtype, transposed, at)
-        names, transposed2, dtype2 = self._names_before(made)
-        return self._declare(made, shape, names, dtype or dtype2, transposed or transposed2, at)
-
-    def _declares(self, at: int) -> bool:
-        after = self._next(at + 1)
-        return after is not None and (
-            after.kind in ("shape", "number") or after.text in (":", "=") or after.text.lower() in ("is", "are")
-        )
-
-    def _names_after(self, at: int) -> list[str]:
-        names = [self.tokens[at].text]
-        while True:
-            joint, after = self._next(at + 1), self._next(at + 2)
-            if (
-                joint is None
-                or not (joint.text == "," or joint.is_("and"))
-                or not self._is_name(after)
-                or self._declares(at + 2)
-            ):
-                return names
-            assert after is not None
-            names.append(after.text)
-            at += 2
-
-    def _names_before(self, made: list[Token]) -> tuple[list[str], bool, str]:
-        """Take back names and links such as `q, k and v are all` that stand before a shape."""
-        kept, dtype, transposed, linked = len(made), "", False, False
-        while kept and (made[kept - 1].text.lower() in _LINKS or made[kept - 1].kind == "type" or made[kept - 1].is_("transposed")
-                        or made[kept - 1].is_("both") or made[kept - 1].is_("article")) and not (
-                            made[kept - 1].text.lower() in ("a", "x") and self._is_name(made[kept - 1]) and made[kept - 1].text in self.names
-                            and made[kept - 1].text.lower() != "a"):  # fmt: skip
-            token = made[kept - 1]
-            if token.text.lower() == "a" and "a" in self.names and self._bare_a(made, kept - 1):
-                break
-            dtype = token.dtype or dtype
-            transposed = transposed or token.is_("transposed")
-            linked = linked or token.text in (":", "=")
-            kept -= 1
-        if not kept or not (
-            self._is_name(made[kept - 1]) or (made[kept - 1].text.lower() == "a" and "a" in self.names)
-        ):
-            while kept < len(made) and not (made[kept].kind == "type" or made[kept].is_("transposed") or made[kept].is_("article") or
-                                            made[kept].is_("both")):  # fmt: skip
-                kept += 1  # links such as `of` belong to the sentence
-            links = [
-                t
-                for t in made[kept:]
-                if t.kind != "type" and not t.is_("transposed") and not t.is_("article") and not t.is_("both")
-            ]
-            del made[kept:]
-            made += [
-                t for t in links if t.text.lower() not in ("shape", "size", "shaped", ":", "=", "of shape", "of size")
-            ]
-            return [], transposed, dtype
-        names = [made[kept - 1].text]
-        start = kept - 1
-        group = start
-        while (
-            group >= 2
-            and (made[group - 1].text == "," or made[group - 1].is_("and") or made[group - 1].text in ("&", "and"))
-            and self._is_name(made[group - 2])
-        ):
-            group -= 2
-        joints = [made[i] for i in range(group + 1, start, 2)]
-        shared = joints and (
-            joints[-1].text != "," or all(made[i].text not in self.shaped for i in range(group, start, 2))
-        )
-        while (
-            not joints
-            and group
-            and self._is_name(made[group - 1])
-            and len(made[group - 1].text) == 1
-            and made[group - 1].text not in self.shaped
-        ):
-            group -= 1
-        if group < start and not joints:
-            names = [made[i].text for i in range(group, start + 1)]
-            start = group
-        elif shared:
-            names = [made[i].text for i in range(group, start + 1, 2)]
-            start = group
-        del made[start:]
-        return names, transposed, dtype
-
-    @staticmethod
-    def _bare_a(made: list[Token], at: int) -> bool:
-        before = made[at - 1] if at else None
-        return before is None or before.kind != "word" or not before.is_("filler")
-
-    def _declare(self, made: list[Token], shape: Token, names: list[str], dtype: str, transposed: bool, at: int) -> int:
-        count = 1
-        if not names and made and made[-1].is_("count"):
-            count = int(made.pop().entry.key)  # type: ignore[union-attr]
-        if any(n < 1 for n in shape.shape):
-            raise RequestError(
-                f"{names[0] if names else 'a tensor'} has a size of 0 in {shape.shape}: give sizes of 1 or more."
-            )
-        for name in names or [""] * count:
-            self._add(NamedTensor(name, shape.shape, dtype, transposed))
-        made.append(
-            Token(
-                "tensor",
-                shape.text,
-                shape.start,
-                shape.end,
-                shape=shape.shape,
-                dtype=dtype,
-                names=tuple(names),
-                value=count,
-            )
-        )
-        return at
-
-    def _add(self, tensor: NamedTensor) -> None:
-        same = [t for t in self.found.tensors if tensor.name and t.name == tensor.name]
-        for other in same:
-            if other.shape != tensor.shape:
-                raise RequestError(
-                    f"the request gives {tensor.name} two shapes, {'x'.join(map(str, other.shape))} and "
-                    f"{'x'.join(map(str, tensor.shape))}: give one."
-                )
-            if other.dtype and tensor.dtype and other.dtype != tensor.dtype:
-                raise RequestError(
-                    f"the request gives {tensor.name} two types, {other.dtype} and {tensor.dtype}: give one."
-                )
-        if not same:
-            self.found.tensors.append(tensor)
-
-    def _length(self, made: list[Token], at: int) -> int:
-        """A number that is the length of a vector: `bias 1024`, `g of length 512`."""
-        token = self.tokens[at]
-        whole = (
-            token.value == int(token.value)
-            and token.value >= 1
-            and "." not in token.text
-            and "e" not in token.text.lower()
-        )
-        after = self._next(at + 1)
-        kept = len(made)
-        said = False
-        while kept and made[kept - 1].text.lower() in (*_LINKS, "length", "of length", "long"):
-            said = said or made[kept - 1].text.lower() in ("length", "size", "of size", ":", "shape", "of shape")
-            kept -= 1
-        name = made[kept - 1] if kept else None
-        named = self._is_name(name) or (
-            name is not None and name.kind == "word" and name.text.lower() in ("scale", "bias", "residual")
-        )
-        scales = sum(
-            t.text.lower() in ("scale", "bias", "residual") and t.text.lower() == (name.text.lower() if name else "")
-            for t in self.tokens
-        )
-        if name is not None and name.text.lower() == "scale" and scales < 2 and not said:
-            named = False
-        if name is not None and name.text.lower() in ("k", "top", "i", "axis", "dim"):
-            named = False
-        if named and whole and name is not None and not (after is not None and after.text in ("%", "*", "/")):
-            names = [name.text]
-            keep = (name.text.lower() in ("scale", "bias", "residual") and name.is_("op")) or name.text.lower() in (
-                "scale",
-                "bias",
-                "residual",
-            )
-            start = kept - 1
-            group = start
-            while (
-                group >= 2
-                and (made[group - 1].text == "," or made[group - 1].is_("and"))
-                and self._is_name(made[group - 2])
-            ):
-                group -= 2
-            if group < start and made[start - 1].is_("and"):
-                names = [made[i].text for i in range(group, start + 1, 2)]
-                start = group
-            first = (
-                [made[start]]
-                if keep
-                and not any(t.text.lower() == name.text.lower() for t in [*made[:start], *self.tokens[at + 1 :]])
-                else []
-            )
-            del made[start:]
-            made += first
-            for n in names:
-                self._add(
-                    NamedTensor(
-                        n, (int(token.value),), after.dtype if after is not None and after.kind == "type" else ""
-                    )
-                )
-            made.append(
-                Token(
-                    "tensor", token.text, token.start, token.end, shape=(int(token.value),), names=tuple(names), value=1
-                )
-            )
-            at += 1
-            if after is not None and after.kind == "type":
-                at += 1
-            while (later := self._next(at)) is not None and (
-                later.text.lower() in ("elements", "long", "entries", "values") or later.is_("both")
-            ):
-                at += 1
-            return at
-        alone = made and (made[-1].is_("both") or made[-1].text.lower() in ("length", "of length"))
-        if (
-            alone
-            and whole
-            and (after is None or after.text not in ("%", "*", "/", "x"))
-            and not (after is not None and after.is_("param"))
-        ):
-            made.pop()
-            return self._declare(
-                made,
-                Token("shape", token.text, token.start, token.end, shape=(int(token.value),)),
-                [],
-                "",
-                False,
-                at + 1,
-            )
-        made.append(token)
-        return at + 1
-
-    def _type(self, made: list[Token], at: int) -> int:
-        """A type that no shape has taken: that of all tensors that give none."""
-        token, after = self.tokens[at], self._next(at + 1)
-        if after is not None and after.kind == "shape":
-            made.append(token)
-            return at + 1
-        before = made[-1] if made else None
-        if (
-            before is not None
-            and before.kind == "tensor"
-            and not before.dtype
-            and before.names
-            and before.end <= token.start
-            and token.start - before.end < 3
-        ):
-            pass
-        if self.found.dtype and self.found.dtype != token.dtype:
-            raise RequestError(
-                f"the request names two types, {self.found.dtype} and {token.dtype}: give one, or one a tensor."
-            )
-        self.found.dtype = token.dtype
-        while made and (made[-1].text.lower() in ("in", "as", "using", "with", "of", "dtype", "type", "to", "for", ":", "=", "at", "data type")
-                        or made[-1].is_("both")):  # fmt: skip
-            made.pop()
-        return at + 1
-
-
-_BOTH = ("scale", "bias", "residual", "gate", "up", "down", "gain", "gamma", "beta", "shift", "weight", "offset", "input", "data", "weights",
-         "scores", "targets", "x", "k", "matrix", "tensor", "vector", "array", "other", "cos", "sin", "hidden", "mask", "inputs", "head")  # fmt: skip
-_LINKS = (":", "=", "is", "are", "of", "in", "with", "has", "have", "shape", "size", "shaped", "being", "of shape", "of size", "with shape",
-          "each of shape", "with shapes", "of shapes", "are of shape", "sized")  # fmt: skip
-
-
-def _no_shape(made: list[Token]) -> bool:
-    """Whether what looks like a shape is the range of a clip or a list of axes."""
-    if not made:
-        return False
-    clip = any(t.is_("op", "clip") for t in made[-8:])
-    return (
-        clip
-        and (made[-1].text.lower() in ("to", "between", "in", "range", "within", "into") or made[-1].is_("op", "clip"))
-    ) or made[-1].is_("each")
 
 
 def _check_tensors(found: Request) -> None:

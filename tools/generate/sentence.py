@@ -48,6 +48,12 @@ class Sentence(Operands):
             elif self._named(token) or token.kind == "tensor":
                 subjects = self._subject(link, subjects)
                 link = "" if link in ("start", "") else link
+            elif (
+                token.kind == "number"
+                and self._is("op", "topk", 1)
+                and "largest" in self._text(1) + "largest" * (self._text(1).startswith(("big", "high")))
+            ):
+                self.counted = int(self.take().value)
             elif token.kind in ("number", "shape", "type"):
                 raise RequestError(
                     f"the number {token.text} isn't understood here: {WAY_OUT}"
@@ -121,6 +127,16 @@ class Sentence(Operands):
             self.take()
             if subjects:
                 return link, subjects
+            if (
+                self._text() in ("apply", "take", "perform", "do", "run", "applies", "takes", "performs")
+                and self.value is not None
+            ):
+                reduced = (
+                    self.last is not None
+                    and self.last.entry is not None
+                    and self.last.entry.arity in ("reduce", "index")
+                )
+                return ("and" if reduced else "then"), subjects
             return ("and" if link in ("", "and") else link), subjects
         if kind == "infix":
             return self._infix(entry.key, link, subjects), []
@@ -375,8 +391,13 @@ class Sentence(Operands):
         if link in ("then", "sep", "start"):
             return
         if link in ("and", "with"):
-            if reductions:
+            if reductions and self.results:
                 return
+            if reductions:
+                raise self.refuse(
+                    f"{before.text if before else ''} and {token.text}",
+                    "it can mean two results or one after the other",
+                )
             fused = any(t.text.lower() in ("fused", "fuse", "fusing", "fuses", "fused together") for t in self.tokens)
             if self.open and not (self.open_plain and (entry.arity in _STRUCTURAL or fused)):
                 raise self.refuse(

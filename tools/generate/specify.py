@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.generate.compose import Composition, compose, extend
+from tools.generate.declarations import NamedTensor
 from tools.generate.operators import INDICES
-from tools.generate.request import NamedTensor, Request, read
+from tools.generate.request import Request, read
 from tools.task import Goal, Reference, Target, Task, TensorSpec, Tolerance
 from tools.task_errors import RequestError
 

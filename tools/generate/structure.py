@@ -25,7 +25,8 @@ def structured(builder: Builder, array: NDArray[Any]) -> int | None:
         found = _progression(builder, array, axes[0])
         return found if found is not None else _two_values(builder, array, None, axes[0])
     if len(axes) == 2:
-        return _two_values(builder, array, axes[0], axes[1])
+        found = _plane(builder, array, axes[0], axes[1])
+        return found if found is not None else _two_values(builder, array, axes[0], axes[1])
     return None
 
 
@@ -42,6 +43,20 @@ def _progression(b: Builder, array: NDArray[Any], axis: int) -> int | None:
     return b.elementwise("add", places, b.constant(float(values[0])))
 
 
+def _plane(b: Builder, array: NDArray[Any], rows: int, cols: int) -> int | None:
+    """row * a + column * b + c, such as the distances of a position bias."""
+    plain = array.reshape(array.shape[rows], array.shape[cols]).astype(np.float64)
+    if array.dtype.kind == "b" or not np.isfinite(plain).all():
+        return None
+    down, across = plain[1, 0] - plain[0, 0], plain[0, 1] - plain[0, 0]
+    exact = plain[0, 0] + down * np.arange(plain.shape[0])[:, None] + across * np.arange(plain.shape[1])
+    if float(np.abs(exact - plain).max()) > 1e-6 * max(float(np.abs(plain).max()), 1e-30):
+        return None
+    shapes = [[n if i == axis else 1 for i, n in enumerate(array.shape)] for axis in (rows, cols)]
+    vertical = b.elementwise("add", b.scaled(b.iota(shapes[0], rows), float(down)), b.constant(float(plain[0, 0])))
+    return b.elementwise("add", b.scaled(b.iota(shapes[1], cols), float(across)), vertical)
+
+
 def _two_values(b: Builder, array: NDArray[Any], rows: int | None, cols: int) -> int | None:
     """where(column - row <= c, one, other), in any of its forms; without rows, where(column <= c, one, other)."""
     plain = array.reshape(array.shape[rows] if rows is not None else 1, array.shape[cols])
@@ -55,7 +70,8 @@ def _two_values(b: Builder, array: NDArray[Any], rows: int | None, cols: int) ->
         held = plain == chosen
         low, high = int(gap[held].min()), int(gap[held].max())
         for op, bound, form in (
-            ("less_equal", high, gap <= high), ("greater_equal", low, gap >= low), ("equal", low, gap == low),
+            ("less_equal", (high, high), gap <= high), ("greater_equal", (low, low), gap >= low), ("equal", (low, low), gap == low),
+            ("between", (low, high), (gap >= low) & (gap <= high)),
         ):  # fmt: skip
             if np.array_equal(held, form):
                 return _band(b, array, rows, cols, op, bound, float(chosen), float(rest))
@@ -63,13 +79,26 @@ def _two_values(b: Builder, array: NDArray[Any], rows: int | None, cols: int) ->
 
 
 def _band(
-    b: Builder, array: NDArray[Any], rows: int | None, cols: int, op: str, bound: int, chosen: float, rest: float
+    b: Builder,
+    array: NDArray[Any],
+    rows: int | None,
+    cols: int,
+    op: str,
+    bound: tuple[int, int],
+    chosen: float,
+    rest: float,
 ) -> int:
     def places(axis: int) -> int:
         return b.iota([n if i == axis else 1 for i, n in enumerate(array.shape)], axis)
 
-    limit = b.constant(float(bound))
-    here = b.elementwise(op, places(cols), b.elementwise("add", places(rows), limit) if rows is not None else limit)
+    def compared(op: str, bound: int) -> int:
+        limit = b.constant(float(bound))
+        moved = b.elementwise("add", places(rows), limit) if rows is not None else limit
+        return b.elementwise(op, places(cols), moved)
+
+    here = compared("greater_equal", bound[0]) if op == "between" else compared(op, bound[0])
+    if op == "between":
+        here = b.elementwise("logical_and", here, compared("less_equal", bound[1]))
     if array.dtype.kind == "b" and chosen:
         return here
     return b.elementwise("where", here, b.constant(chosen), b.constant(rest))

@@ -12,7 +12,7 @@ from tools.generate.vocabulary import DTYPE, DTYPES
 TokenKind = Literal["word", "number", "shape", "type", "symbol", "expression", "tensor"]
 _DIM = r"\d[\d_]*k?"
 _SEPARATOR = r"\s*[x*]\s*"
-_BARE = rf"(?:{_DIM}(?:{_SEPARATOR}{_DIM})+|{_DIM}(?:\s+by\s+{_DIM})+(?!{_SEPARATOR}\d))(?![\w.])"
+_BARE = rf"(?:{_DIM}(?:{_SEPARATOR}{_DIM})+|{_DIM}(?:\s+by\s+{_DIM})+(?!{_SEPARATOR}\d))(?!\w|\.\d)"
 _BRACKETED = rf"[\[(]\s*{_DIM}(?:\s*(?:,|x|\*)\s*{_DIM})*\s*,?\s*[\])]"
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w])|\d[\d_]*k(?!\w)"
 _WORD = r"[^\W\d]\w*(?:['’]\w+)?|\d+[^\W\d]\w*"

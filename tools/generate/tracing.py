@@ -34,6 +34,9 @@ _RENAMED = {
 _BOOL_ONLY = ("bitwise_and", "bitwise_or", "bitwise_xor", "invert")
 
 
+_FIRST_ARGUMENTS = ("a", "x", "arr", "m", "ary", "arrays", "array", "x1", "condition", "tup")
+
+
 class Symbol(NDArrayOperatorsMixin):
     """An array of which only shape and type are known; every operation on it adds to the graph."""
 
@@ -125,6 +128,9 @@ class Symbol(NDArrayOperatorsMixin):
         handler = _FUNCTIONS.get(function.__name__)
         if handler is None:
             raise BeyondOffline(f"np.{function.__name__} has no builder here")
+        if not args:  # np.sum(a=x)
+            first = next(name for name in kwargs if name in _FIRST_ARGUMENTS)
+            args = (kwargs.pop(first),)
         return handler(self.builder, *args, **kwargs)
 
     # -- methods -----------------------------------------------------------------------------------------------------
@@ -239,6 +245,10 @@ class Symbol(NDArrayOperatorsMixin):
         return _wrap(self, self.builder.reshape(cut, final))
 
 
+_Part = tuple[tuple[tuple[int, int, int], ...], int]
+"""What a part of an array covers, as (start, stop, step) an axis, and its node."""
+
+
 class Assembly(Symbol):
     """An array that the reference allocates empty and fills part by part, such as one head after another."""
 
@@ -249,7 +259,7 @@ class Assembly(Symbol):
         self.dtype = np.dtype(dtype)
         self._boolean = False
         self._shape = tuple(int(n) for n in shape)
-        self._parts: list[tuple[tuple[tuple[int, int], ...], int]] = []
+        self._parts: list[_Part] = []
         self._final: int | None = None
 
     @property
@@ -277,28 +287,36 @@ class Assembly(Symbol):
         for k, n in zip(keys, self._shape):
             if isinstance(k, slice):
                 a, b, c = k.indices(n)
-                if c != 1:
-                    raise BeyondOffline("the reference assigns to every second element")
-                visible.append(b - a)
+                if c < 1:
+                    raise BeyondOffline("the reference assigns backwards")
+                visible.append(len(range(a, b, c)))
             else:
                 a = int(k) % n
-                b = a + 1
-            ranges.append((a, b))
+                b, c = a + 1, 1
+            ranges.append((a, b, c))
         part = self.builder.broadcast(_id(self.builder, value), visible)
-        self._parts.append((tuple(ranges), self.builder.reshape(part, [b - a for a, b in ranges])))
+        self._parts.append((tuple(ranges), self.builder.reshape(part, [len(range(*r)) for r in ranges])))
 
-    def _assemble(self, parts: list[tuple[tuple[tuple[int, int], ...], int]], axis: int) -> int:
+    def _assemble(self, parts: list[_Part], axis: int) -> int:
         """Join parts that tile the array, one axis after another."""
         if axis == len(self._shape):
             if len(parts) != 1:
                 raise BeyondOffline("the reference assigns to the same elements twice")
             return parts[0][1]
         spans = sorted({ranges[axis] for ranges, _ in parts})
-        edges = [0, *(b for _, b in spans)]
-        if not spans or [a for a, _ in spans] != edges[:-1] or edges[-1] != self._shape[axis]:
+        step, size = max((c for _, _, c in spans), default=1), self._shape[axis]
+        edges = [0, *(b for _, b, _ in spans)]
+        in_turn = step > 1 and size % step == 0 and [(a, c) for a, _, c in spans] == [(i, step) for i in range(step)]
+        in_turn = in_turn and all(len(range(*span)) == size // step for span in spans)
+        if not in_turn and (step > 1 or not spans or [a for a, _, _ in spans] != edges[:-1] or edges[-1] != size):
             raise BeyondOffline("the reference fills an array in parts that don't tile it")
         joined = [self._assemble([p for p in parts if p[0][axis] == span], axis + 1) for span in spans]
-        return self.builder.concat(joined, axis)
+        if not in_turn:
+            return self.builder.concat(joined, axis)
+        b = self.builder
+        apart = [list(b.nodes[j].shape) for j in joined]
+        grown = [b.reshape(j, [*s[: axis + 1], 1, *s[axis + 1 :]]) for j, s in zip(joined, apart)]
+        return b.reshape(b.concat(grown, axis + 1), [*apart[0][:axis], size, *apart[0][axis + 1 :]])
 
 
 def _wrap(like: Symbol, id: int) -> Symbol:
@@ -497,9 +515,9 @@ def _where(b: Builder, condition: Any, x: Any = None, y: Any = None) -> Symbol:
 
 
 def _einsum(b: Builder, spec: Any, *operands: Any, **_: Any) -> Symbol:
-    if not isinstance(spec, str) or "..." in spec:
+    if not isinstance(spec, str):
         raise BeyondOffline("this form of np.einsum")
-    spec = spec.replace(" ", "")
+    spec = _spelled_out(spec.replace(" ", ""), operands)
     left, _, result = spec.partition("->")
     terms = left.split(",")
     if "->" not in spec:
@@ -517,6 +535,22 @@ def _einsum(b: Builder, spec: Any, *operands: Any, **_: Any) -> Symbol:
     if drop:
         value, have = value.sum(axis=drop), "".join(c for c in have if c in result)
     return value.transpose([have.index(c) for c in result]) if have else value
+
+
+def _spelled_out(spec: str, operands: Sequence[Any]) -> str:
+    """An einsum without `...`: leading axes get letters of their own."""
+    if "..." not in spec:
+        return spec
+    left, arrow, result = spec.partition("->")
+    terms = left.split(",")
+    if not arrow or len(terms) != len(operands):
+        raise BeyondOffline("this form of np.einsum")
+    free = [c for c in "ZYXWVUTSRQ" if c not in spec]
+    counts = [np.ndim(o) - len(t) + 3 if "..." in t else 0 for o, t in zip(operands, terms)]
+    if max(counts) > len(free) or min(counts) < 0 or len({c for c in counts if c}) > 1:
+        raise BeyondOffline("np.einsum with leading axes of different number")
+    letters = "".join(free[: max(counts)])
+    return f"{','.join(t.replace('...', letters) for t in terms)}->{result.replace('...', letters)}"
 
 
 def _contract(b: Builder, x: Symbol, xs: str, y: Symbol, ys: str, needed: str) -> tuple[Symbol, str]:
@@ -581,6 +615,31 @@ def _split(b: Builder, x: Any, sections: Any, axis: int = 0) -> list[Symbol]:
     return parts
 
 
+def _repeat(b: Builder, x: Any, repeats: Any, axis: Any = None) -> Symbol:
+    """Each element several times in a row."""
+    if not isinstance(repeats, int | np.integer):
+        raise BeyondOffline("np.repeat by different counts")
+    if axis is None:
+        x, axis = x.reshape(-1), 0
+    axis, n = axis % x.ndim, int(repeats)
+    shape = list(x.shape)
+    wide = b.broadcast(
+        b.reshape(x.id, [*shape[: axis + 1], 1, *shape[axis + 1 :]]), [*shape[: axis + 1], n, *shape[axis + 1 :]]
+    )
+    return Symbol(b, b.reshape(wide, [*shape[:axis], shape[axis] * n, *shape[axis + 1 :]]), _dtype(x))
+
+
+def _tile(b: Builder, x: Any, reps: Any) -> Symbol:
+    """The whole array several times along each axis."""
+    counts = [int(r) for r in (reps if isinstance(reps, tuple | list) else (reps,))]
+    counts = [1] * (x.ndim - len(counts)) + counts
+    shape = [1] * (len(counts) - x.ndim) + list(x.shape)
+    apart = [k for n in shape for k in (1, n)]
+    wide = [k for c, n in zip(counts, shape) for k in (c, n)]
+    repeated = b.broadcast(b.reshape(x.id, apart), wide)
+    return Symbol(b, b.reshape(repeated, [c * n for c, n in zip(counts, shape)]), _dtype(x))
+
+
 def _expand_dims(b: Builder, x: Any, axis: Any) -> Symbol:
     axes = [axis] if isinstance(axis, int) else list(axis)
     rank = x.ndim + len(axes)
@@ -608,7 +667,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "concatenate": lambda b, arrays, axis=0, **_: Symbol(
         b, b.concat([_id(b, a) for a in arrays], axis), _dtype(*arrays)
     ),
-    "stack": _stack, "split": _split, "array_split": _split,
+    "repeat": _repeat, "tile": _tile, "stack": _stack, "split": _split, "array_split": _split,
     "empty_like": lambda b, x, *args, shape=None, **kw: Assembly(b, shape if shape is not None else x.shape, x.dtype),
     "zeros_like": _full_like(0.0), "ones_like": _full_like(1.0), "full_like": _full_like(0.0),
     "shape": lambda b, x: x.shape, "ndim": lambda b, x: x.ndim, "size": lambda b, x: x.size,
