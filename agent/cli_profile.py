@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from tools.task import Kernel, Reference, Target, TensorSpec, Tolerance
 from tools.task_errors import RequestError
 
 if TYPE_CHECKING:
     from tools.export import Result
-    from tools.insight import Advice, Explanation, Generation, Observed
+    from tools.insight import Answer, Observed
     from tools.profiled import Profiled
 
 TARGETS = ("trn1", "trn2", "trn3")
-MOST_LINES = 8
-MOST_LOOPS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +55,12 @@ def profile(
     ] = None,
     explain: Annotated[
         str | None,
-        typer.Option("--explain", metavar="ENGINE", help="Why Tensor, Vector, Scalar, GpSimd or Sync idles."),
+        typer.Option(
+            "--explain",
+            metavar="QUESTION",
+            help="An engine whose idle time to explain, or a question: why is Tensor idle, what does line 42 wait for, "
+            "what would bf16 gain.",
+        ),
     ] = None,
     what_if: Annotated[bool, typer.Option("--what-if", help="Time the same program on trn1, trn2 and trn3.")] = False,
     precision: Annotated[
@@ -78,7 +79,8 @@ def profile(
     ] = False,
 ) -> int:
     """Say where a kernel's time goes, why, on which line, and what each change would gain."""
-    from tools.insight import advise, explain_gap
+    from agent import profile_view as view
+    from tools.insight import advise, answer
     from tools.insight import what_if as generations_of
     from tools.profiled import find_error, find_precision, profile_kernel
 
@@ -89,7 +91,11 @@ def profile(
     done = profile_kernel(asked.kernel, asked.inputs, asked.target, filename=asked.filename)
     seen = done.seen
     if sql is not None:
-        _show_rows(_answer(seen, sql), as_json)
+        rows = _rows(seen, sql)
+        if as_json:
+            print(json.dumps(rows.to_json(), indent=2, default=str))
+        else:
+            view.show_rows(view.console(), rows)
         _write(done, html, parquet, perfetto, quiet=as_json)
         return 0
     found: dict[str, Any] = {
@@ -97,31 +103,36 @@ def profile(
         "findings": [finding.model_dump(mode="json") for finding in done.findings],
         "profile": seen.profile.to_json(),
     }
-    console = Console()
-    sections: list[Callable[[], None]] = [lambda: _show_profile(console, done)]
+    console = view.console()
+    sections: list[Callable[[], None]] = [lambda: view.show_profile(console, done)]
     asked_for_part = explain is not None or what_if or precision or locate
     if explain is not None:
-        explanation = _checked(lambda: explain_gap(seen, engine=explain))
-        found["explanation"] = explanation.to_json()
-        sections.append(lambda: _show_explanation(console, explanation))
+        said = _checked(lambda: answer(seen, explain))
+        found["answer"] = said.text
+        if said.explanation is not None:
+            explanation = said.explanation
+            found["explanation"] = explanation.to_json()
+            sections.append(lambda: view.show_explanation(console, explanation))
+        else:
+            sections.append(lambda: view.show_answer(console, explain, said.text))
     if what_if:
-        rows = generations_of(seen.trace, options=seen.options)
-        found["generations"] = [row.to_json() for row in rows]
-        sections.append(lambda: _show_generations(console, rows))
+        generations = generations_of(seen.trace, options=seen.options)
+        found["generations"] = [row.to_json() for row in generations]
+        sections.append(lambda: view.show_generations(console, generations))
     if precision:
         report = find_precision(done, asked.inputs, seed)
         found["precision"] = report.to_json()
-        sections.append(lambda: _say(console, "Precision", report.answer))
+        sections.append(lambda: view.show_answer(console, "Precision", report.answer))
     if locate and asked.reference is not None:
         location = find_error(done, asked.inputs, asked.reference, asked.tolerance, seed)
         found["location"] = location.to_json()
         text = "\n".join([location.sentence, *([location.pattern] if location.pattern else [])])
         text += "".join(f"\n- {s.where}: {s.reason}: {s.source}" for s in location.suspects)
-        sections.append(lambda: _say(console, "Where the error enters", text))
+        sections.append(lambda: view.show_answer(console, "Where the error enters", text))
     if not asked_for_part:
         advice = advise(seen)
         found["advice"] = [a.to_json() for a in advice]
-        sections.append(lambda: _show_advice(console, advice))
+        sections.append(lambda: view.show_advice(console, advice))
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -173,14 +184,14 @@ def _asked(name: str, texts: list[str], target: str | None, reference: str | Non
     return Asked(kernel, filename, specs, machine or "trn2", given, tolerance_for([s.dtype for s in specs]))
 
 
-def _checked(run: Callable[[], Explanation]) -> Explanation:
+def _checked(run: Callable[[], Answer]) -> Answer:
     try:
         return run()
     except ValueError as error:
         raise RequestError(str(error)) from error
 
 
-def _answer(seen: Observed, sql: str) -> Result:
+def _rows(seen: Observed, sql: str) -> Result:
     from tools.export import QueryError, query, tables
 
     try:
@@ -239,100 +250,3 @@ def _write(done: Profiled, html: Path | None, parquet: Path | None, perfetto: Pa
             raise RequestError(f"can't write {path} ({error.strerror}); check the folder") from error
         if not quiet:
             print(f"wrote {path}")
-
-
-# -- what is shown -----------------------------------------------------------------------------------------------------
-
-
-def _show_rows(result: Result, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result.to_json(), indent=2, default=str))
-        return
-    table = Table(box=None)
-    for name in result.columns:
-        table.add_column(name, overflow="fold")
-    for row in result.rows:
-        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row))
-    Console().print(table, highlight=False, markup=False, soft_wrap=True)
-
-
-def _show_profile(console: Console, done: Profiled) -> None:
-    p = done.seen.profile
-    console.print(
-        f"{done.title}: {p.latency_us:.2f} us simulated on {p.target} ({p.compiler_model}); bottleneck {p.bottleneck}; bounds: "
-        f"memory {p.memory_us:.2f}, compute {p.compute_us:.2f}, busiest resource {p.pipeline_us:.2f} us",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
-    table = Table(box=None)
-    for name in ("engine", "active", "busy us", "idle us", "instructions"):
-        table.add_column(name, justify="left" if name == "engine" else "right")
-    for e in p.engines:
-        if e.instructions:
-            row = (f"{e.active_percent:.1f}%", f"{e.busy_us:.2f}", f"{e.idle_us:.2f}", str(e.instructions))
-            table.add_row(f"{e.engine} {e.core}" if done.seen.trace.cores > 1 else e.engine, *row)
-    share = f"{p.dma_active_percent:.1f}%"
-    table.add_row(
-        "DMA", share, f"{p.dma_active_us:.2f}", f"{p.latency_us - p.dma_active_us:.2f}", str(p.dma_transfer_count)
-    )
-    console.print(table, highlight=False)
-    console.print(
-        f"HBM: {p.hbm_read_bytes} bytes read ({p.reload_read_bytes} again), {p.hbm_write_bytes} written; MBU "
-        f"{p.mbu_estimated_percent:.1f}%, MFU {p.mfu_estimated_percent:.1f}%",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
-    for finding in done.findings:
-        console.print(f"  {finding}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    by_place = {place: k for k, place in enumerate(done.seen.trace.lines)}
-    for line in p.lines[:MOST_LINES]:
-        text = done.seen.source(by_place.get((line.file, line.line), -1))
-        wait = f", waits {line.stall_us:.2f}" if line.stall_us > 0 else ""
-        console.print(
-            f"  line {line.line}: {line.busy_us:.2f} us on {line.engine}{wait}  {text}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    _show_loops(console, done)
-
-
-def _show_loops(console: Console, done: Profiled) -> None:
-    """The loops with their time, each with the loops inside it."""
-    loops = done.seen.profile.loops
-    for entry in loops[:MOST_LOOPS]:
-        times = ", ".join(f"{name} {us:.2f}" for name, us in entry.engines.items())
-        runs = "" if entry.iterations is None else f", {entry.iterations} iterations"
-        wait = f", waits {entry.stall_us:.2f}" if entry.stall_us > 0 else ""
-        moved = f", {entry.dma_bytes} bytes moved" if entry.dma_bytes else ""
-        helpers = f" with {', '.join(entry.helpers)}" if entry.helpers else ""
-        console.print(
-            f"  {'  ' * entry.depth}loop {entry.first_line}: {entry.busy_us:.2f} us ({times}){wait}{runs}{moved}  "
-            f"{entry.header}{helpers}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
-    if len(loops) > MOST_LOOPS:
-        console.print(f"  and {len(loops) - MOST_LOOPS} more loops: --sql 'SELECT * FROM SourceLoop'", highlight=False)
-
-
-def _say(console: Console, title: str, text: str) -> None:
-    console.print(f"\n{title}", style="bold")
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _show_advice(console: Console, advice: tuple[Advice, ...]) -> None:
-    text = "\n".join(a.sentence for a in advice) or "No bottleneck rule found a symptom."
-    _say(console, "Findings (gains by re-simulation)", text)
-
-
-def _show_explanation(console: Console, explanation: Explanation) -> None:
-    more = "\n".join(f"- {t.sentence}" for t in explanation.counterfactuals[3:])
-    _say(console, f"Why the {explanation.engine} Engine waits", explanation.answer + (f"\n{more}" if more else ""))
-
-
-def _show_generations(console: Console, rows: tuple[Generation, ...]) -> None:
-    text = []
-    for row in rows:
-        if row.latency_us is None or row.speedup is None:
-            text.append(f"{row.target}: doesn't run as recorded: {row.obstacle}")
-        else:
-            text.append(f"{row.target}: {row.latency_us:.2f} us ({row.speedup:.2f}x), bottleneck {row.bottleneck}")
-    _say(console, "The same program on each generation", "\n".join(text))

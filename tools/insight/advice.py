@@ -50,7 +50,8 @@ class Advice:
         """The advice as one line for reports and models."""
         gain = ""
         if self.proof is not None:
-            gain = f" Predicted gain {self.proof.gain_us:.2f} us ({self.proof.gain_percent:.1f}%)"
+            most = "at most " if self.proof.is_bound else ""
+            gain = f" Predicted gain {most}{self.proof.gain_us:.2f} us ({self.proof.gain_percent:.1f}%)"
             gain += f"; {self.proof.caveat}." if self.proof.caveat else "."
         return f"[{self.rule}] {self.symptom} {self.evidence} Change: {self.change}{gain}"
 

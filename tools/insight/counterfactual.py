@@ -22,6 +22,8 @@ Bools = NDArray[np.bool_]
 
 WIDE_ROW_BYTES = 4096
 """Contiguous bytes per partition at which DMA efficiency saturates (DMA bandwidth guide)."""
+BOUND = "an upper bound"
+"""How the caveat of a gain begins that no single change reaches."""
 JOIN_LIMIT = 64
 """Most DMAs that one counterfactual merges into one."""
 
@@ -56,10 +58,15 @@ class Counterfactual:
         return 100 * self.gain_us / self.before_us if self.before_us else 0.0
 
     @property
+    def is_bound(self) -> bool:
+        """Whether the gain is the most that a change can reach, not what one change gives."""
+        return self.caveat.startswith(BOUND)
+
+    @property
     def sentence(self) -> str:
         """The finding as one sentence."""
         if self.gain_us > 0:
-            effect = f"saves {self.gain_us:.2f} us ({self.gain_percent:.1f}%): {self.before_us:.2f} to {self.after_us:.2f} us"
+            effect = f"saves {'at most ' if self.is_bound else ''}{self.gain_us:.2f} us ({self.gain_percent:.1f}%): {self.before_us:.2f} to {self.after_us:.2f} us"
         else:
             effect = f"saves nothing ({self.before_us:.2f} to {self.after_us:.2f} us)"
         return f"{self.change}: {effect}" + (f"; {self.caveat}" if self.caveat else "") + "."
@@ -90,7 +97,7 @@ def replay(
 
 def stall_removed(observed: Observed, waiting: Ints, waited: Ints, change: str) -> Counterfactual:
     """`waiting` no longer waits for the results of `waited`: the most that any way of hiding that wait can gain."""
-    caveat = "an upper bound: the data must still come from somewhere in time"
+    caveat = f"{BOUND}: what it waits for must still be done in time"
     trace = edits.forget(observed.trace, waiting, waited)
     return replay(observed, "stall removed", change, trace=trace, caveat=caveat)
 
@@ -319,7 +326,7 @@ def tables_kept(observed: Observed) -> Counterfactual:
 def space_free(observed: Observed) -> Counterfactual:
     """No tile waits for the space of another."""
     options = replace(observed.options, space=False)
-    caveat = "an upper bound: smaller or fewer live tiles reach a part of it"
+    caveat = f"{BOUND}: smaller or fewer live tiles reach a part of it"
     return replay(observed, "space freed", "With SBUF and PSUM space for every tile", options=options, caveat=caveat)
 
 
@@ -330,7 +337,7 @@ def all_stalls_removed(observed: Observed) -> Counterfactual:
     operands[~observed.hbm_buffer[operands[:, Operand.BUFFER]], Operand.FLAGS] = READS
     edited = replace(observed.trace, operands=operands)
     options = replace(observed.options, space=False)
-    caveat = "an upper bound: no order between instructions is left but that of each engine"
+    caveat = f"{BOUND}: no order between instructions is left but that of each engine"
     return replay(
         observed, "all stalls removed", "With no waits between engines", trace=edited, options=options, caveat=caveat
     )
