@@ -238,7 +238,7 @@ def _write(done: Profiled, html: Path | None, parquet: Path | None, perfetto: Pa
 
     jobs: list[tuple[Path, Callable[[Path], object]]] = []
     if html is not None:
-        jobs.append((html, lambda path: write_report(path, done.seen, done.title)))
+        jobs.append((html, lambda path: write_report(path, done.seen, done.title, tuple(map(str, done.findings)))))
     if parquet is not None:
         jobs.append((parquet, lambda path: write_parquet(path, tables(done.seen))))
     if perfetto is not None:

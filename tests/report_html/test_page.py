@@ -123,3 +123,28 @@ def test_a_browser_draws_it_without_errors(seen: Observed, tmp_path: Path) -> No
     assert "CONSOLE" not in done.stderr
     picture = np.frombuffer(shot.read_bytes(), np.uint8)
     assert len(picture) > 20_000, "an empty page compresses to less"
+
+
+def test_warnings_of_the_recording_are_shown(seen: Observed) -> None:
+    assert data_of(render(seen, "k"))["warnings"] == []
+    assert data_of(render(seen, "k", warnings=("line 3: warning KW-X: <b>",)))["warnings"] == [
+        "line 3: warning KW-X: <b>"
+    ]
+
+
+def test_memory_in_use_is_drawn_with_its_peaks(seen: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {u["name"]: u for u in content.content(seen, "k", (), (), ())["timeline"]["usage"]}
+    assert set(whole) == {"SBUF", "PSUM"}
+    assert whole["SBUF"]["capacity"] == seen.machine.sbuf_partition_bytes
+    monkeypatch.setattr(content, "MOST_POINTS", 8)
+    for few in content.content(seen, "k", (), (), ())["timeline"]["usage"]:
+        assert len(few["points"]) <= 8 < len(whole[few["name"]]["points"])
+        assert max(v for _, v in few["points"]) == max(v for _, v in whole[few["name"]]["points"])
+
+
+def test_a_wait_leads_to_what_was_waited_for(seen: Observed) -> None:
+    timeline = content.content(seen, "k", (), (), ())["timeline"]
+    starts = {round(b[1], 4) for b in timeline["blocks"]} | {round(float(t) / 1e3, 4) for t in seen.timeline.start_ns}
+    named = [s for s in timeline["stalls"] if s[5] >= 0]
+    assert named
+    assert all(s[6] in starts and s[6] <= s[1] + s[2] for s in named)

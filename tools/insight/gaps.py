@@ -369,13 +369,24 @@ def _answer(
         f"(simulated), busy {use.busy_us:.2f} us."
     ]
     lines += [f"- {c.sentence}" for c in causes[:3]]
-    direct = {c.waits_for_line for c in causes[:1]}
-    total = sum(t.us for t in meanwhile)
-    behind = [t for t in meanwhile[:3] if t.us >= 0.05 * total]
-    if behind and {t.line for t in behind} - direct:
-        text = ", ".join(f"{t.opcode} at {observed.where(t.line)} {t.us / total:.0%}" for t in behind)
-        lines.append(f"- Behind these waits it was the turn of {text} of that time.")
+    chain = _behind(observed, causes, meanwhile)
+    lines += [f"- {chain}"] if chain else []
     lines += [f"- {t.sentence}" for t in trials[:3]]
     if not trials and len(causes):
         lines.append("- None of the changes that were tried gains anything measurable.")
     return "\n".join(lines)
+
+
+def behind(observed: Observed, found: Explanation) -> str:
+    """The chains behind an engine's waits in one sentence; empty when they say no more than its causes."""
+    return _behind(observed, found.causes, found.turns)
+
+
+def _behind(observed: Observed, causes: tuple[IdleCause, ...], meanwhile: tuple[Turn, ...]) -> str:
+    direct = {c.waits_for_line for c in causes[:1]}
+    total = sum(t.us for t in meanwhile)
+    most = [t for t in meanwhile[:3] if t.us >= 0.05 * total]
+    if not most or not {t.line for t in most} - direct:
+        return ""
+    text = ", ".join(f"{t.opcode} at {observed.where(t.line)} {t.us / total:.0%}" for t in most)
+    return f"Behind these waits it was the turn of {text} of that time."

@@ -85,7 +85,7 @@ def answer(seen: Observed, question: str, *, seconds: float = 20.0) -> Answer:
         return Answer(_path(seen))
     if engine:
         if re.search(r"limit|bottleneck|bound\b|bind", words):
-            return Answer("\n".join([_verdict(seen), _busy(seen, engine, core)]))
+            return Answer("\n".join([verdict(seen), _busy(seen, engine, core)]))
         if re.search(_BUSY, words) and not re.search(_IDLE, words):
             return Answer(_busy(seen, engine, core))
         explanation = explain_gap(seen, engine=engine, core=core, seconds=seconds)
@@ -121,10 +121,10 @@ def _core(seen: Observed, words: str) -> int:
 
 
 def _overall(seen: Observed, seconds: float) -> str:
-    return "\n".join([_verdict(seen), *(f"- {a.sentence}" for a in advise(seen, seconds=seconds)[:3])])
+    return "\n".join([verdict(seen), *(f"- {a.sentence}" for a in advise(seen, seconds=seconds)[:3])])
 
 
-def _verdict(seen: Observed) -> str:
+def verdict(seen: Observed) -> str:
     """Memory bound, compute bound, or neither, with the three bounds."""
     p = seen.profile
     filled = p.pipeline_us / p.latency_us if p.latency_us else 0.0
@@ -147,7 +147,7 @@ def _metrics(seen: Observed) -> str:
         f"MFU {p.mfu_estimated_percent:.1f}% (HFU with transposes {p.hfu_estimated_percent:.1f}%; the arithmetic intensity of "
         f"{p.mm_arithmetic_intensity:.1f} FLOP/byte against a ridge of {p.peak_flops_bandwidth_ratio:.1f} allows "
         f"{p.mfu_max_achievable_estimated_percent:.1f}%), MBU {p.mbu_estimated_percent:.1f}%; PE rows "
-        f"{p.pe_row_utilisation_percent:.0f}%, columns {p.pe_column_utilisation_percent:.0f}% used. {_verdict(seen)}"
+        f"{p.pe_row_utilisation_percent:.0f}%, columns {p.pe_column_utilisation_percent:.0f}% used. {verdict(seen)}"
     )
 
 

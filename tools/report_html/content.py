@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from tools.export.tables import usage
 from tools.insight import Advice, Explanation, Generation, Observed
 from tools.insight.critical import path_shares
+from tools.insight.gaps import behind
+from tools.insight.questions import verdict
 from tools.sim.instruction import Inst
 from tools.sim.machine import MODEL_VERSION
 from tools.sim.profiler import ENGINE_NAMES
 from tools.sim.timing import Wait
 
+MOST_POINTS = 2000
+"""Points of a memory's fullness; of more, the highest of each stretch."""
 MOST_BLOCKS = 60_000
 """Blocks on the timeline; longer launches join neighbours of one line, and the page says so."""
 
@@ -23,6 +29,7 @@ def content(
     advice: tuple[Advice, ...],
     explanations: tuple[Explanation, ...],
     generations: tuple[Generation, ...],
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything that the page's script draws from."""
     profile = seen.profile
@@ -33,6 +40,8 @@ def content(
         "compiler": profile.compiler_model,
         "latency": profile.latency_us,
         "bottleneck": profile.bottleneck,
+        "verdict": verdict(seen),
+        "warnings": list(warnings),
         "instructions": profile.instructions,
         "bounds": {"memory": profile.memory_us, "compute": profile.compute_us, "pipeline": profile.pipeline_us},
         "figures": _figures(seen),
@@ -67,17 +76,20 @@ def content(
                 "change": a.change,
                 "gain": a.gain_us,
                 "percent": None if a.proof is None else a.proof.gain_percent,
+                "proof": "" if a.proof is None else a.proof.change,
+                "bound": a.proof is not None and a.proof.is_bound,
                 "caveat": "" if a.proof is None else a.proof.caveat,
-                "lines": list(a.lines),
+                "places": _places(seen, a.lines),
             }
             for a in advice
         ],
         "idle": [
             {
-                "engine": x.engine,
+                "engine": x.engine if seen.trace.cores < 2 else f"{x.engine} {x.core}",
                 "percent": x.idle_percent,
                 "idle": x.idle_us,
-                "causes": [{"us": c.us, "share": c.share, "text": c.sentence} for c in x.causes],
+                "causes": [{"us": c.us, "share": c.share, "text": c.sentence, "where": c.where} for c in x.causes],
+                "behind": behind(seen, x),
                 "remedies": [c.sentence for c in x.counterfactuals],
             }
             for x in explanations
@@ -90,12 +102,21 @@ def content(
     }
 
 
+def _places(seen: Observed, numbers: Sequence[int]) -> list[str]:
+    """`file:line` of line numbers that instructions come from."""
+    wanted = dict.fromkeys(numbers)
+    found = {seen.number(k): seen.where(k) for k in range(len(seen.trace.lines)) if seen.number(k) in wanted}
+    return [found[k] for k in wanted if k in found]
+
+
 def _figures(seen: Observed) -> list[list[str]]:
     p = seen.profile
     return [
         ["HBM read", _bytes(p.hbm_read_bytes)],
         ["HBM written", _bytes(p.hbm_write_bytes)],
         ["read again", _bytes(p.reload_read_bytes)],
+        ["spilled", _bytes(p.spill_save_bytes)],
+        ["loaded back", _bytes(p.spill_reload_bytes)],
         ["MBU", f"{p.mbu_estimated_percent:.1f}%"],
         ["MFU", f"{p.mfu_estimated_percent:.1f}%"],
         ["HFU", f"{p.hfu_estimated_percent:.1f}%"],
@@ -141,18 +162,37 @@ def _timeline(seen: Observed) -> dict[str, Any]:
                 int(seen.line[i]),
                 int(timeline.wait[i]),
                 int(seen.line[waited]) if waited >= 0 else -1,
+                round(float(timeline.start_ns[waited]) / 1e3, 4) if waited >= 0 else -1,
             ]
         )
     return {
         "lanes": lanes,
         "blocks": blocks,
         "stalls": stalls,
+        "usage": _usage(seen),
         "opcodes": opcodes.tolist(),
         "causes": [w.name.lower() for w in Wait],
         "lines": [[seen.where(k), seen.source(k), seen.number(k)] for k in range(len(seen.trace.lines))],
         "drawn": len(blocks),
         "total": sum(len(r[2]) for r in rows),
     }
+
+
+def _usage(seen: Observed) -> list[dict[str, Any]]:
+    """Bytes a partition in use over time, by memory and core: (time, the most since the last point)."""
+    found = []
+    capacity = {"sbuf": seen.machine.sbuf_partition_bytes, "psum": seen.machine.psum_partition_bytes}
+    for core in range(max(seen.trace.cores, 1)):
+        for space, most in capacity.items():
+            times, level = usage(seen, space, core)
+            if not level.any():
+                continue
+            piece = -(-len(times) // MOST_POINTS)
+            starts = np.arange(0, len(times), piece)
+            points = zip((times[starts] / 1e3).round(4).tolist(), np.maximum.reduceat(level, starts).tolist())
+            name = space.upper() + (f" {core}" if seen.trace.cores > 1 else "")
+            found.append({"name": name, "capacity": most, "points": [list(p) for p in points]})
+    return found
 
 
 def _lane_name(seen: Observed, engine: int, core: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.export.atomic import write_text
@@ -22,6 +23,7 @@ def render(
     advice: tuple[Advice, ...] | None = None,
     explanations: tuple[Explanation, ...] | None = None,
     generations: tuple[Generation, ...] | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """The page as one HTML text that loads nothing else.
 
@@ -29,6 +31,7 @@ def render(
         seen: the timed launch.
         title: name of the kernel, shown as the heading.
         advice, explanations, generations: what the insight tools found; by default they are run.
+        warnings: errors and warnings of the recording, in words.
     """
     if advice is None:
         advice = advise(seen, seconds=SECONDS)
@@ -40,7 +43,7 @@ def render(
         )
     if generations is None:
         generations = what_if(seen.trace, options=seen.options)
-    data = json.dumps(content(seen, title, advice, explanations, generations), allow_nan=False)
+    data = json.dumps(content(seen, title, advice, explanations, generations, warnings), allow_nan=False)
     # Inside a script element only `<` could end the data early.
     data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     page = (HERE / "page.html").read_text(encoding="utf-8")
@@ -56,13 +59,13 @@ def render(
     return page
 
 
-def write_report(path: Path, seen: Observed, title: str) -> None:
+def write_report(path: Path, seen: Observed, title: str, warnings: Sequence[str] = ()) -> None:
     """Write the page whole or not at all.
 
     Raises:
         OSError: the folder can't be written.
     """
-    write_text(path, render(seen, title))
+    write_text(path, render(seen, title, warnings=warnings))
 
 
 __all__ = ["TraceError", "render", "write_report"]

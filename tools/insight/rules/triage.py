@@ -89,11 +89,15 @@ def under_used(case: Case) -> Advice | None:
     bandwidth = 100 * profile.memory_us / profile.latency_us if profile.latency_us else 0.0
     if max(use.active_percent, bandwidth) >= UNDER_USED:
         return None
+    busiest = (
+        f"the busiest engine ({use.engine}) is active {use.active_percent:.0f}%"
+        if use.instructions
+        else "no engine computes"
+    )
     return Advice(
         "T4",
         "Neither compute nor memory is well used.",
-        f"The busiest engine ({use.engine}) is active {use.active_percent:.0f}%, the bandwidth {bandwidth:.0f}% of "
-        f"{profile.latency_us:.2f} us.",
+        f"In {profile.latency_us:.2f} us {busiest}, and the bandwidth is used to {bandwidth:.0f}%.",
         "look for small tiles, a broken pipeline or fixed costs per instruction before anything else.",
     )
 
