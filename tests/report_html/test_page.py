@@ -135,10 +135,11 @@ def test_warnings_of_the_recording_are_shown(seen: Observed) -> None:
 def test_memory_in_use_is_drawn_with_its_peaks(seen: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {u["name"]: u for u in content.content(seen, "k", (), (), ())["timeline"]["usage"]}
     assert set(whole) == {"SBUF", "PSUM"}
+    assert len(whole["SBUF"]["points"]) > 8
     assert whole["SBUF"]["capacity"] == seen.machine.sbuf_partition_bytes
     monkeypatch.setattr(content, "MOST_POINTS", 8)
     for few in content.content(seen, "k", (), (), ())["timeline"]["usage"]:
-        assert len(few["points"]) <= 8 < len(whole[few["name"]]["points"])
+        assert len(few["points"]) <= 8
         assert max(v for _, v in few["points"]) == max(v for _, v in whole[few["name"]]["points"])
 
 
