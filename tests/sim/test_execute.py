@@ -259,3 +259,16 @@ def test_bad_target_and_precision_are_refused() -> None:
         run(ADD, a, a, target="h100")
     with pytest.raises(ValueError, match="exact"):
         run(ADD, a, a, precision="double")
+
+
+def test_a_failed_assertion_without_a_message_is_quoted() -> None:
+    error = code_of(
+        """
+        @nki.jit
+        def kernel(a):
+            assert a.shape[0] % 128 == 0
+        """,
+        np.ones((4, 8), np.float32),
+    ).diagnostic
+    assert error.message == "AssertionError: assert a.shape[0] % 128 == 0"
+    assert "arguments" in error.fix

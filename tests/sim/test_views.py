@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.sim import KernelError, UnsupportedError, simulate
+from tools.sim import KernelError, UnsupportedError, load_source, simulate
 from tools.sim.frontend.modules import language_module
 
 nl: Any = language_module("nki.language")
@@ -352,3 +352,21 @@ def test_tensor_indirection_names_the_generation_or_our_gap():
     assert caught.value.diagnostic.limit == "trn3"
     with pytest.raises(UnsupportedError, match="local_gather"):
         simulate(kernel, data, index, target="trn3")
+
+
+def test_a_loop_range_as_an_index_is_the_whole_run_of_it():
+    x = np.arange(48, dtype=np.float32).reshape(6, 8)
+    result = simulate(
+        load_source(
+            "import nki\nimport nki.language as nl\n"
+            "@nki.jit\n"
+            "def kernel(x):\n"
+            "    rows, columns = nl.affine_range(6), nl.affine_range(1, 8, 3)\n"
+            "    tile = nl.load(x[rows, columns])\n"
+            "    out = nl.ndarray(tile.shape, dtype=x.dtype, buffer=nl.shared_hbm)\n"
+            "    nl.store(out, tile)\n"
+            "    return out\n"
+        ),
+        x,
+    )
+    np.testing.assert_array_equal(result.outputs[0], x[:, 1::3])

@@ -592,6 +592,9 @@ def blame(error: Exception, files: set[str]) -> Exception:
     message = f"{name}: {error}" if str(error) else name
     fix = "read the line it names; the kernel's own Python raised this"
     found: Any = None
+    if isinstance(error, AssertionError):
+        message = message if str(error) else f"AssertionError: {where.text}"
+        fix = "the kernel's own check failed; pass arguments that satisfy it, or change the kernel"
     if isinstance(error, AttributeError):
         fix = "this name doesn't exist in the dialect; check the spelling and the version"
         if isinstance(error.obj, ModuleType) and is_language_module(error.obj.__name__):

@@ -355,6 +355,8 @@ class Tensor:
                 new_strides.append(s)
             elif k is Ellipsis:
                 return self[_expand(key, self)]
+            elif kind is range:  # `nl.affine_range(n)` as an index: the whole run of it
+                return self[tuple(_as_slice(i) if type(i) is range else i for i in key)]
             elif hasattr(k, "__index_value__"):
                 index = context.index_value(k)
                 if not 0 <= index < n:
@@ -811,6 +813,10 @@ def _expand(key: tuple[Any, ...], tensor: Tensor) -> tuple[Any, ...]:
     if dots:
         return key[: dots[0]] + fill + key[dots[0] + 1 :]
     return key + fill
+
+
+def _as_slice(run: range) -> slice:
+    return slice(run.start, run.stop, run.step)
 
 
 def _resolve_slice(start: Any, stop: Any, step: Any, n: int, axis: int, tensor: Tensor) -> tuple[int, int, int]:

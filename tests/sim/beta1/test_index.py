@@ -252,3 +252,31 @@ def test_an_assignment_adds_missing_dimensions_behind_the_partitions(small, shap
     )
     inner = (4, *(1,) * (len(shape) - 2), *small[1:]) if small[-1] in (1, shape[-1]) else (*small, 1)
     assert np.array_equal(result.outputs[0], np.broadcast_to(x.reshape(inner), shape))
+
+
+def test_a_block_may_be_chosen_by_an_index_of_one_element():
+    x = np.random.default_rng(0).standard_normal((3, 4, 16)).astype(np.float32)
+    result = run(
+        """
+        def kernel(x):
+            blocks = nl.ndarray((3, nl.par_dim(4), 16), dtype=x.dtype, buffer=nl.sbuf)
+            out = nl.ndarray((3, 4, 8), dtype=x.dtype, buffer=nl.shared_hbm)
+            one, p, f = nl.arange(1)[:, None], nl.arange(4)[:, None], nl.arange(8)[None, :]
+            for i in nl.affine_range(3):
+                blocks[i] = nl.load(x[i])
+                nl.store(out[i], blocks[one + i, p, 2 * f + 1])
+            return out
+        """,
+        x,
+    )
+    assert np.array_equal(result.outputs[0], x[:, :, 1::2])
+
+
+def test_unmodelled_parts_of_the_compiler_package_can_be_imported():
+    source = """
+    from neuronxcc.starfish.penguin.targets.nki.private_api import vnc
+    from neuronxcc.nki._private_kernels.mlp import mlp_isa_kernel
+    def kernel(x):
+        nl.store(x, nl.load(x))
+    """
+    run(source, np.zeros((4, 4), np.float32))

@@ -40,7 +40,7 @@ def loaded(tmp_path: Path, head: str, body: str = "pass", **options: object) -> 
         "import absent_torch as t\n@t.no_grad()\n@t.jit.script\ndef host(x):\n    return x",
         "import absent_torch as t\nTYPES = {t.float32: 4, t.bfloat16: 2}\nassert len(TYPES) == 2 and TYPES[t.float32] == 4",
         "import absent_torch as t\nif t.__version__ >= '2' and t.cuda.is_available():\n    raise RuntimeError",
-        "import absent_torch as t\nLOW = -t.finfo(t.float32).max / 2\nwith t.no_grad():\n    t.manual_seed(0)",
+        "import absent_torch as t\nassert len(t.ones(3)) == 0\nLOW = -t.finfo(t.float32).max / 2\nwith t.no_grad():\n    t.manual_seed(0)",
         "from absent_torch import *\nfrom .nowhere import helper",
     ],
 )

@@ -39,8 +39,15 @@ class _AbsentType(type):
     def __getitem__(cls, key: Any) -> Any:
         return cls
 
+    def __setitem__(cls, key: Any, value: Any) -> None:
+        if context.find() is not None:
+            _missing(cls.path)
+
     def __iter__(cls) -> Iterator[Any]:
         return iter(())
+
+    def __len__(cls) -> int:
+        return 0
 
     def __bool__(cls) -> bool:
         return False

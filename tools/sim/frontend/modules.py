@@ -14,15 +14,13 @@ _MODULES: dict[str, ModuleType] = {}
 def is_language_module(name: str) -> bool:
     """Whether `name` belongs to a dialect's namespace."""
     top = name.split(".")[0]
-    return (
-        top == "nki" or name == "neuronxcc" or name.startswith("neuronxcc.nki") or name.startswith("neuronxcc.starfish")
-    )
+    return top in ("nki", "neuronxcc")
 
 
 def language_module(name: str) -> ModuleType | None:
     """The language module `name`, or None when the dialect has no such module."""
     found = all_modules().get(name)
-    if found is None and name.startswith("neuronxcc.nki."):
+    if found is None and name.startswith("neuronxcc."):
         from tools.sim.frontend.beta1 import unmodelled
 
         found = _MODULES[name] = unmodelled(name)

@@ -196,8 +196,12 @@ class BlockTensor:
         at = 0
         for k, n in zip(key, blocks):
             if type(k) is not LoopIndex and not isinstance(k, int):
-                if isinstance(k, Index) and k.values is None and not any(k.steps):
-                    k = k.offset
+                if (
+                    isinstance(k, Index)
+                    and k.values is None
+                    and all(s == 0 or m == 1 for s, m in zip(k.steps, k.shape))
+                ):
+                    k = k.offset  # one block, written as an index of one element: nl.mgrid[0:1, 0:64]
                 elif isinstance(k, np.integer) or hasattr(k, "__index_value__"):
                     k = context.index_value(k)
                 else:
