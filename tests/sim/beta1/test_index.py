@@ -280,3 +280,84 @@ def test_unmodelled_parts_of_the_compiler_package_can_be_imported():
         nl.store(x, nl.load(x))
     """
     run(source, np.zeros((4, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("mask", "cut"),
+    [("(p < 5) | (f < 0)", np.s_[:5, :]), ("(p >= 8) | (f < 3)", np.s_[:, :3]), ("(p < 2) | ((p >= 2) & (p < 6))", np.s_[:6, :])],
+)  # fmt: skip
+def test_joined_masks_that_leave_a_rectangle_are_one(mask, cut):
+    x = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    y = np.zeros((8, 1), np.float32)
+    run(
+        f"""
+        def kernel(x, y):
+            p, f = nl.arange(8)[:, None], nl.arange(6)[None, :]
+            mask = {mask}
+            tile = nl.load(x[p, f], mask=mask)
+            total = nl.sum(tile, axis=1, keepdims=True, mask=mask)
+            nl.store(y[p, nl.arange(1)[None, :]], total, mask=p < {len(x[cut])})
+        """,
+        x,
+        y,
+    )
+    want = np.zeros((8, 1), np.float32)
+    want[: len(x[cut]), 0] = x[cut].sum(1)
+    assert np.allclose(y, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((8, 6), (8, 1, 1)), ((8, 4, 6), (8, 6)), ((8, 1), (8, 4, 6)), ((4, 6), (4, 8, 6))],
+)
+def test_tiles_of_different_rank_meet_at_their_partitions(left, right):
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in (left, right))
+    tall = max(left, right, key=len)
+    result = run(
+        f"""
+        def kernel(a, b):
+            x = nl.ndarray({left}, dtype=a.dtype, buffer=nl.sbuf)
+            y = nl.ndarray({right}, dtype=a.dtype, buffer=nl.sbuf)
+            x[...], y[...] = nl.load(a), nl.load(b)
+            total = nl.add(x, y)
+            out = nl.ndarray(total.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+            nl.store(out, total)
+            return out
+        """,
+        a,
+        b,
+    )
+
+    def grown(x):
+        return x if x.ndim == len(tall) or x.shape[0] != tall[0] else x.reshape(x.shape[0], 1, *x.shape[1:])
+
+    assert np.allclose(result.outputs[0], grown(a) + grown(b), rtol=1e-6)
+
+
+@pytest.mark.parametrize("condition", ["p >= f", "(p >= f) & (p < 6)", "p < 3", "f + 2 > p"])
+def test_where_takes_a_comparison_of_indices(condition):
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((8, 6)).astype(np.float32) for _ in range(2))
+    result = run(
+        f"""
+        def kernel(x, y):
+            p, f = nl.arange(8)[:, None], nl.arange(6)[None, :]
+            out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+            nl.store(out, nl.where({condition}, nl.load(x), nl.load(y)))
+            return out
+        """,
+        x,
+        y,
+    )
+    holds = eval(condition, {"p": np.arange(8)[:, None], "f": np.arange(6)[None, :]})
+    assert np.array_equal(result.outputs[0], np.where(holds, x, y))
+
+
+def test_where_refuses_a_condition_that_is_not_affine():
+    with pytest.raises(KernelError) as caught:
+        run(
+            "def kernel(x):\n    p = nl.arange(8)[:, None]\n    t = nl.load(x)\n    nl.store(x, nl.where((p < 2) | (p > 5), t, 0.0))\n",
+            np.zeros((8, 6), np.float32),
+        )
+    assert caught.value.diagnostic.code == "KW-MASK-EXPRESSION"

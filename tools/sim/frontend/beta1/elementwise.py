@@ -15,11 +15,11 @@ import numpy as np
 from tools.sim import context, dtypes
 from tools.sim.core import Core
 from tools.sim.dtypes import DType
-from tools.sim.frontend.beta1.mask import resolve
+from tools.sim.frontend.beta1.mask import Mask, _aligned, resolve
 from tools.sim.frontend.beta1.movement import copy, fitted, in_sbuf, new_tile, source, tile_of, unknown
 from tools.sim.frontend.beta1.promotion import dtype_of, result_type
 from tools.sim.frontend.beta1.tile import Chooser, Tile, begin, defer, is_empty
-from tools.sim.isa import ops, scalar, vector
+from tools.sim.isa import gpsimd, ops, scalar, vector
 from tools.sim.isa import tensor as pe
 from tools.sim.tensor import Tensor
 
@@ -163,6 +163,8 @@ def _constant(name: str, x: Any, y: Any, api: str) -> Any:
 
 def _common(a: Tile, b: Tile, name: str) -> tuple[tuple[int, ...], Tile, Tile]:
     """The broadcast shape of two tiles, and both prepared for it; a [P, 1] column stays a column."""
+    if a.ndim != b.ndim and a.shape[0] == b.shape[0]:
+        a, b = _partitions_first(a, b)
     try:
         shape = tuple(int(n) for n in np.broadcast_shapes(a.shape, b.shape))
     except ValueError:
@@ -187,6 +189,28 @@ def _common(a: Tile, b: Tile, name: str) -> tuple[tuple[int, ...], Tile, Tile]:
     wide_a = a if a.shape == shape else _realised(broadcast(a, shape))
     wide_b = b if b.shape == shape else _realised(broadcast(b, shape))
     return shape, wide_a, wide_b
+
+
+def _partitions_first(a: Tile, b: Tile) -> tuple[Tile, Tile]:
+    """Two tiles on the same partitions, brought to one rank so that their partition dimensions meet.
+
+    NumPy's alignment from the right stands where it makes one of the shapes.
+    """
+    low, high = sorted((a, b), key=lambda tile: tile.ndim)
+    grown = (low.shape[0], *(1,) * (high.ndim - low.ndim), *low.shape[1:])
+    if _joined(a.shape, b.shape) in (a.shape, b.shape) or _joined(grown, high.shape) is None:
+        return a, b
+    taller = low.reshape(grown)
+    assert isinstance(taller, Tile)
+    return (taller, high) if low is a else (high, taller)
+
+
+def _joined(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that two shapes broadcast to by NumPy's rules, if any."""
+    try:
+        return tuple(int(n) for n in np.broadcast_shapes(a, b))
+    except ValueError:
+        return None
 
 
 def _realised(tile: Tensor) -> Tile:
@@ -483,10 +507,37 @@ def rms_norm(
     return defer(core, tile.shape, kind, emit, explicit=dtype is not None, chooser=chooser)
 
 
+def _flags(core: Core, mask: Mask, others: list[tuple[int, ...]]) -> Tile:
+    """A tile that holds 1 where an affine mask is true and 0 elsewhere, of the shape that it broadcasts to."""
+    if mask.values is not None:
+        context.fail(
+            "KW-MASK-EXPRESSION",
+            "nl.where: a condition of indices must be affine comparisons joined with & (err_unsupported_expression_in_mask)",
+            operand="condition",
+            fix="join comparisons with &, or compute the condition as a tile",
+        )
+    shape = tuple(int(n) for n in np.broadcast_shapes(mask.shape, *others))
+    flags = new_tile(core, shape, dtypes.float32)
+    vector.memset(flags, 1.0)
+    for index, comparison in mask.terms:
+        steps = _aligned(index.steps, index.shape, shape)
+        kept = new_tile(core, shape, dtypes.float32)
+        pattern = [[s, n] for s, n in zip(steps[1:], shape[1:])]
+        gpsimd.affine_select(kept, pattern, steps[0], flags, 0.0, comparison, index.offset)
+        flags = kept
+    return flags
+
+
 def where(condition: Any, x: Any, y: Any, *, dtype: Any = None, mask: Any = None, **kwargs: Any) -> Any:
-    """x where the condition tile is not 0, else y: y is written first, then x is copied over it under a predicate."""
+    """x where the condition is not 0, else y: y is written first, then x is copied over it under a predicate.
+
+    Args:
+        condition: a tile, or a comparison of index expressions (GpSimd then makes the tile).
+    """
     unknown("nl.where", kwargs)
     core = begin()
+    if isinstance(condition, Mask):
+        condition = _flags(core, condition, [v.shape for v in (x, y) if isinstance(v, Tensor)])
     chosen = tile_of(condition, "condition", "nl.where")
     shape = tuple(
         int(n) for n in np.broadcast_shapes(chosen.shape, *(v.shape for v in (x, y) if isinstance(v, Tensor)))

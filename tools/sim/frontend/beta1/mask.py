@@ -190,10 +190,19 @@ def resolve(mask: Any, shape: tuple[int, ...]) -> Box | Chosen | None:
         chosen = _array_of(mask, shape)
         if not chosen.any():
             return EMPTY
-        return None if chosen.all() else chosen
+        return None if chosen.all() else _as_box(chosen)
     if all(low == 0 and high == n for low, high, n in zip(lows, highs, shape)):
         return None
     return tuple(zip(lows, highs))
+
+
+def _as_box(chosen: Chosen) -> Box | Chosen:
+    """The box that the chosen elements fill, if they fill one: `(i < n) | (j < 0)`."""
+    box = []
+    for axis in range(chosen.ndim):
+        found = np.flatnonzero(chosen.any(axis=tuple(a for a in range(chosen.ndim) if a != axis)))
+        box.append((int(found[0]), int(found[-1]) + 1))
+    return tuple(box) if chosen[tuple(slice(*span) for span in box)].all() else chosen
 
 
 def _equality(
