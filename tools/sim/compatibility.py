@@ -36,7 +36,6 @@ INERT_OF: dict[str, dict[str, str]] = {
 """The same for single functions."""
 
 PARTIAL: dict[str, str] = {
-    "nki.isa.local_gather": "an index outside the tile is an error (undefined on hardware)",
     "nki.isa.dma_copy": "element-wise skipping for dynamic offsets, row-wise for index tiles; `.indirect()` operands refused",
     "nki.isa.tensor_copy_dynamic_src": "0.2 spelling; dynamic offsets come from the view",
     "nki.isa.tensor_copy_dynamic_dst": "0.2 spelling; dynamic offsets come from the view",
@@ -47,11 +46,7 @@ PARTIAL: dict[str, str] = {
     "nki.isa.core_barrier": "orders both cores as a whole, not only the named engine",
     "nki.isa.sendrecv": "blocks the core until the other one arrives; pipes must be used in one order",
     "nki.isa.get_nc_sub_version": "always the first silicon revision",
-    "nki.language.softmax": "over all free dimensions only",
-    "nki.language.rms_norm": "over all free dimensions only",
-    "nki.language.var": "over all free dimensions only",
-    "nki.language.gather_flattened": "axis=0 only",
-    "nki.language.matmul": "transpose_x=True only, as on hardware",
+    "nki.language.gather_flattened": "axis=0 only; the documents don't say what another one gathers along",
     "nki.language.no_reorder": "instructions always run in program order",
     "nki.collectives.all_to_all_v": "any group is taken (the hardware's rules name devices); a rank sends to itself, too",
     "NkiTensor.ap": "a dynamic offset is read when the view is made",

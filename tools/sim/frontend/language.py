@@ -634,34 +634,46 @@ def _wide(x: Tensor) -> Tensor:
     return _new(x.shape, dtypes.float32)
 
 
-def _lanes(x: Tensor) -> Tensor:
-    return _new((x.shape[0], 1), dtypes.float32)
+def _reduced(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """A float32 scratch tile for a reduction of x over `axes` (its last dimensions), which stay as size 1."""
+    return _new((*x.shape[: axes[0]], *([1] * len(axes))), dtypes.float32)
 
 
-def _whole(x: Tensor, axis: Any, api: str) -> tuple[int, ...]:
-    axes = vector.free_axes(axis, x.ndim, api=api)
-    if axes[0] != 1:
-        context.unsupported(f"{api} over some of several free dimensions (axis={axis} of {x!r})")
-    return axes
+def _per_lane(axes: tuple[int, ...]) -> bool:
+    """Whether a reduction over `axes` leaves one number a partition, which instructions take as a scalar operand."""
+    return axes[0] == 1
+
+
+def _times(dst: Tensor, x: Tensor, factor: Tensor, axes: tuple[int, ...]) -> None:
+    """dst = x * factor, where factor was reduced over `axes`."""
+    if _per_lane(axes):
+        vector.tensor_scalar(dst, x, "multiply", factor)
+    else:
+        vector.tensor_tensor(dst, x, factor.broadcast_to(x.shape), "multiply")
 
 
 def softmax(x: Any, axis: Any = -1, dtype: Any = None) -> Tensor:
-    """exp(x - max) / sum over all free dimensions, computed in float32."""
+    """exp(x - max) / sum over the last free dimensions that `axis` names, computed in float32."""
     tile = _tile(x, "x", "nl.softmax")
-    axes = _whole(tile, axis, "nl.softmax")
-    top, total, powers = _lanes(tile), _lanes(tile), _wide(tile)
+    axes = vector.free_axes(axis, tile.ndim, api="nl.softmax")
+    top, total, powers = _reduced(tile, axes), _reduced(tile, axes), _wide(tile)
     vector.tensor_reduce(top, "maximum", tile, axes, negate=True)
-    scalar.activation(powers, "exp", tile, bias=top, reduce_op="add", reduce_res=total, reduce_cmd=_RESET)
+    if _per_lane(axes):
+        scalar.activation(powers, "exp", tile, bias=top, reduce_op="add", reduce_res=total, reduce_cmd=_RESET)
+    else:
+        vector.tensor_tensor(powers, tile, top.broadcast_to(tile.shape), "add")
+        scalar.activation(powers, "exp", powers)
+        vector.tensor_reduce(total, "add", powers, axes)
     vector.reciprocal(total, total)
     dst = _new(tile.shape, dtype or tile.dtype)
-    vector.tensor_scalar(dst, powers, "multiply", total)
+    _times(dst, powers, total, axes)
     return dst
 
 
 def rms_norm(
     x: Any, w: Any, axis: Any, n: Any, epsilon: float = 1e-6, dtype: Any = None, compute_dtype: Any = None
 ) -> Tensor:
-    """x / sqrt(sum(x * x) / n + epsilon) * w over the free dimensions.
+    """x / sqrt(sum(x * x) / n + epsilon) * w over the last free dimensions that `axis` names.
 
     Args:
         x: tile [P, F...].
@@ -674,28 +686,40 @@ def rms_norm(
     """
     api = "nl.rms_norm"
     tile, weights = _tile(x, "x", api), _tile(w, "w", api)
-    _whole(tile, axis, api)
-    total = _lanes(tile)
+    axes = vector.free_axes(axis, tile.ndim, api=api)
+    total = _reduced(tile, axes)
     squares = _new(tile.shape, compute_dtype or dtypes.float32)
-    scalar.activation(squares, "square", tile, reduce_op="add", reduce_res=total, reduce_cmd=_RESET)
+    if _per_lane(axes):
+        scalar.activation(squares, "square", tile, reduce_op="add", reduce_res=total, reduce_cmd=_RESET)
+    else:
+        scalar.activation(squares, "square", tile)
+        vector.tensor_reduce(total, "add", squares, axes)
     vector.tensor_scalar(total, total, "multiply", 1.0 / float(n), op1="add", operand1=float(epsilon))
     scalar.activation(total, "rsqrt", total)
     dst = _new(tile.shape, dtype or tile.dtype)
-    vector.scalar_tensor_tensor(dst, tile, "multiply", total, "multiply", weights)
+    if _per_lane(axes):
+        vector.scalar_tensor_tensor(dst, tile, "multiply", total, "multiply", weights)
+    else:
+        scaled = _wide(tile)
+        _times(scaled, tile, total, axes)
+        vector.tensor_tensor(dst, scaled, weights, "multiply")
     return dst
 
 
 def var(x: Any, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
-    """Variance over the free dimensions; the result keeps them as size 1 whatever `keepdims` says (documented)."""
+    """Variance over the last free dimensions; the result keeps them as size 1 whatever `keepdims` says (documented)."""
     tile = _tile(x, "x", "nl.var")
-    axes = _whole(tile, axis, "nl.var")
-    count = tile.free_size
-    mean, spread = _lanes(tile), _wide(tile)
+    axes = vector.free_axes(axis, tile.ndim, api="nl.var")
+    count = int(np.prod([tile.shape[a] for a in axes]))
+    mean, spread = _reduced(tile, axes), _wide(tile)
     vector.tensor_reduce(mean, "add", tile, axes)
     vector.tensor_scalar(mean, mean, "multiply", 1.0 / count)
-    vector.tensor_scalar(spread, tile, "subtract", mean)
+    if _per_lane(axes):
+        vector.tensor_scalar(spread, tile, "subtract", mean)
+    else:
+        vector.tensor_tensor(spread, tile, mean.broadcast_to(tile.shape), "subtract")
     vector.tensor_tensor(spread, spread, spread, "multiply")
-    dst = _new((tile.shape[0], *([1] * len(axes))), dtype or tile.dtype)
+    dst = _new(mean.shape, dtype or tile.dtype)
     vector.tensor_reduce(dst, "add", spread, axes)
     vector.tensor_scalar(dst, dst, "multiply", 1.0 / count)
     return dst
