@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.sim import KernelError, UnsupportedError, load_source, simulate
+from tools.sim import KernelError, load_source, simulate
 from tools.sim.frontend.modules import language_module
 
 nl: Any = language_module("nki.language")
@@ -339,19 +339,6 @@ def test_a_pattern_outside_may_be_made_but_not_used():
     for use in ("engine", "dma"):
         with pytest.raises(KernelError, match="KW-OUT-OF-BOUNDS"):
             simulate(kernel, X.copy(), use, True)
-
-
-def test_tensor_indirection_names_the_generation_or_our_gap():
-    def kernel(x, index):
-        tile, columns = nl.load(x), nl.load(index)
-        return nl.copy(tile.indirect(columns, num_elem=2))
-
-    data, index = np.zeros((16, 8), np.float32), np.zeros((16, 1), np.int32)
-    with pytest.raises(KernelError, match="KW-GENERATION") as caught:
-        simulate(kernel, data, index, target="trn2")
-    assert caught.value.diagnostic.limit == "trn3"
-    with pytest.raises(UnsupportedError, match="local_gather"):
-        simulate(kernel, data, index, target="trn3")
 
 
 def test_a_loop_range_as_an_index_is_the_whole_run_of_it():

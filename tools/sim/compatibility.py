@@ -36,7 +36,7 @@ INERT_OF: dict[str, dict[str, str]] = {
 """The same for single functions."""
 
 PARTIAL: dict[str, str] = {
-    "nki.isa.dma_copy": "element-wise skipping for dynamic offsets, row-wise for index tiles; `.indirect()` operands refused",
+    "nki.isa.dma_copy": "element-wise skipping for dynamic offsets, row-wise for index tiles",
     "nki.isa.tensor_copy_dynamic_src": "0.2 spelling; dynamic offsets come from the view",
     "nki.isa.tensor_copy_dynamic_dst": "0.2 spelling; dynamic offsets come from the view",
     "nki.isa.topk": "every partition of a group of 16 receives the group's result (the documents leave it open)",
@@ -49,13 +49,14 @@ PARTIAL: dict[str, str] = {
     "nki.language.gather_flattened": "axis=0 only; the documents don't say what another one gathers along",
     "nki.language.no_reorder": "instructions always run in program order",
     "nki.collectives.all_to_all_v": "any group is taken (the hardware's rules name devices); a rank sends to itself, too",
+    "NkiTensor.indirect": "trn3; offsets of the first group of partitions are used (a warning says when others differ); not "
+    "for nc_matmul_mx, nor for a dst that nc_matmul accumulates onto",
     "NkiTensor.ap": "a dynamic offset is read when the view is made",
     "NkiTensor.select": "a dynamic index is read when the view is made",
 }
 """APIs that work with a restriction."""
 
 REFUSED: dict[str, str] = {
-    "NkiTensor.indirect": "the documents don't say which index each partition group uses; before trn3 the hardware lacks it",
     "nki.language.all_reduce": "no documented single-core meaning",
     "nki.language.atomic_rmw": "removed with the old namespace",
     "nki.language.gemm_grid": "no public description",
@@ -110,6 +111,7 @@ TENSOR_METHODS = (
     "is_contiguous",
     "is_indirect",
     "get_pattern",
+    "indirect",
 )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tools.sim import context
 from tools.sim.dtypes import DType, as_dtype
 from tools.sim.errors import Diagnostic, Severity, SourceRange
+from tools.sim.indirection import IndirectTensor, Settled, engine_rules, group_of
 from tools.sim.instruction import BufferInfo, Engine, Flag, Opcode, TraceBuilder
 from tools.sim.machine import Machine
 from tools.sim.memory import Buffer
@@ -99,6 +100,7 @@ class Core:
         tensor_class: class of the tensors that this core makes; a dialect may offer more operations on them.
         deferred: Beta 1: the result tile whose instruction hasn't been issued yet, because its destination isn't known.
         place: where a deferred instruction was written, while it is being issued.
+        indirection: whether the kernel has made a view by `indirect`.
         ordered: whether the kernel is inside `no_reorder`.
         placed: Beta 1: whether the kernel has placed a tile itself (direct allocation).
         legal: operand shapes and types that passed an instruction's checks, and what those worked out.
@@ -134,6 +136,7 @@ class Core:
         self.deferred: Any = None
         self.place: Place | None = None
         self.placed = False
+        self.indirection = False
         self.ordered = False
         self.depends_on_data = False
         """Set when a shapes-only run took an index from a tensor's (unknown) value."""
@@ -397,10 +400,17 @@ class Core:
         for tensor in outs:
             region = tensor._region or tensor.region()
             operands.extend((tensor.buffer.id, 3 if update else 1, *region, tensor.dtype.code))
-        for tensor in ins:
+        picked: list[IndirectTensor] = []
+        read = ins
+        if self.indirection:
+            picked = [t for t in (*outs, *ins) if isinstance(t, IndirectTensor)]
+            if picked:
+                engine_rules(op.name, engine, outs)
+                read = (*ins, *(t.index for t in picked))
+        for tensor in read:
             region = tensor._region or tensor.region()
             operands.extend((tensor.buffer.id, 2, *region, tensor.dtype.code))
-        n = len(outs) + len(ins)
+        n = len(outs) + len(read)
         builder.operand_count = count + n
         if self.watch is not None and op.kind == "dma":
             line = self.line_id()
@@ -414,7 +424,9 @@ class Core:
                 limit=self.options.max_instructions,
                 fix="check the loop bounds; use larger tiles",
             )
-        if self.data:
+        if self.data and picked:
+            Settled(group_of(engine), outs, ins, params).carry_out(op.meaning)
+        elif self.data:
             op.meaning(outs, ins, **(params or {}))
         if self.watch is not None and self.team is not None and self.place is None and op.kind == "dma":
             self._keep_pace(outs)

@@ -62,6 +62,8 @@ MEANINGS: dict[str, str] = {
     "KW-INDEX-SHAPE": "index objects whose shapes don't go together",
     "KW-INDEX-TRUTH": "an index object used as a condition",
     "KW-INDEX-TYPE": "a value that can't be an index",
+    "KW-INDIRECT-GROUPS": "an index tile whose groups of partitions hold different offsets",
+    "KW-INDIRECT-OPERAND": "an indirect view where the instruction takes none",
     "KW-INDIRECT-SLICE": "slicing a dimension that an index tile gathers",
     "KW-INDIRECT-TWICE": "gathering what is already gathered",
     "KW-INSTRUCTION-LIMIT": "more instructions than the run allows",

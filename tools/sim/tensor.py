@@ -706,32 +706,18 @@ class Tensor:
         return view
 
     def indirect(self, index: Tensor, num_elem: int | None = None) -> Tensor:
-        """Columns of a tile, their positions read from SBUF at run time (NeuronCore-v4, language `NkiTensor.indirect`).
-
-        Refused. The published text leaves open which index a partition group uses when there are several (the order
-        and the default of `num_elem` agree for one group only), so any meaning given here would be a guess.
+        """Columns of a tile [P, F], picked by offsets in SBUF when an instruction runs (NeuronCore-v4).
 
         Args:
-            index: SBUF integers [P, K], P being this tile's partitions.
-            num_elem: number of columns; all of `index` unless given.
+            index: SBUF integers [P, K]; offset i is `index[i % G, i // G]` with G = 16 (Tensor Engine: 32) partitions.
+            num_elem: number of columns; as many as `index` has elements unless given.
         """
-        machine = context.current().machine
-        if machine.generation < 4:
-            context.fail(
-                "KW-GENERATION",
-                f"indirect() needs NeuronCore-v4 (trn3) or later; the target is {machine.name}",
-                operand="index",
-                found=machine.name,
-                limit="trn3",
-                fix="gather with nisa.local_gather or nisa.nc_n_gather, or target trn3",
-            )
-        context.unsupported(
-            f"indirect() on {self!r} with {num_elem or index.size} columns: the documents don't say which index each "
-            "partition group uses; gather with nisa.local_gather or nisa.nc_n_gather instead"
-        )
+        from tools.sim import indirection
+
+        return indirection.make(self, index, num_elem)
 
     def is_indirect(self) -> bool:
-        """Whether the view's rows come from an index tensor."""
+        """Whether the view's rows or columns come from an index tensor."""
         return self.rows is not None
 
     def reinterpret_cast(self, dtype: Any) -> Tensor:

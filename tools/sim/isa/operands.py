@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tools.sim import context
 from tools.sim.dtypes import DType
+from tools.sim.indirection import IndirectTensor, operand_rules
 from tools.sim.instruction import Engine
 from tools.sim.isa.enums import engine as engine_enum
 from tools.sim.tensor import Outside, Tensor
@@ -32,6 +33,8 @@ def tensor(value: Any, name: str, *, api: str) -> Tensor:
             found=type(value).__name__,
             fix=f"pass a tensor or a slice of one as {name}",
         )
+    if type(value) is IndirectTensor:
+        operand_rules(value, name, api)
     return value
 
 
@@ -44,7 +47,9 @@ def inside(tile: Tensor, name: str, *, api: str) -> None:
 def on_chip(value: Any, name: str, *, api: str, sbuf_only: bool = False) -> Tensor:
     """`value`, which must be a tile in SBUF or PSUM with at most 128 partitions."""
     tile = value if isinstance(value, Tensor) and 0 not in value.shape else tensor(value, name, api=api)
-    if tile.rows is not None:
+    if type(tile) is IndirectTensor:
+        operand_rules(tile, name, api)
+    elif tile.rows is not None:
         inside(tile, name, api=api)
     space = tile.buffer.space
     if not tile.buffer.on_chip:

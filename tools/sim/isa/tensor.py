@@ -12,6 +12,7 @@ import numpy as np
 
 from tools.sim import context, dtypes
 from tools.sim.core import common_flags
+from tools.sim.indirection import IndirectTensor
 from tools.sim.instruction import Engine, Flag, opcode
 from tools.sim.isa.enums import matmul_perf_mode
 from tools.sim.isa.operands import on_chip, pick_engine, shaped, transposed
@@ -204,7 +205,12 @@ def nc_matmul(
         flags |= Flag.ONEZERO
     if is_transpose:
         flags |= Flag.TRANSPOSE
-    mode = accumulation_mode(dst, accumulate if not is_transpose else (accumulate or False))
+    if isinstance(dst, IndirectTensor):
+        if accumulate is not False:
+            context.unsupported("nc_matmul into an indirect dst without accumulate=False")
+        mode = "set"
+    else:
+        mode = accumulation_mode(dst, accumulate if not is_transpose else (accumulate or False))
     if mode != "set":
         flags |= Flag.ACCUMULATE
     core.issue(
@@ -222,6 +228,37 @@ def nc_matmul(
 
 
 _NO_MODE = matmul_perf_mode.none
+
+
+_INDIRECT_TYPES = (
+    dtypes.float16, dtypes.bfloat16, dtypes.float8_e4m3, dtypes.float8_e5m2, dtypes.float8_e4m3fn,
+)  # fmt: skip
+"""Types of indirect matmul operands (ISA nc_matmul, "Tensor indirection")."""
+
+
+def _indirect_matmul(stationary: Tensor, moving: Tensor, is_transpose: bool, tile_position: Any) -> None:
+    """What nc_matmul asks of indirect operands."""
+    for tile, label in ((stationary, "stationary"), (moving, "moving")):
+        if not isinstance(tile, IndirectTensor):
+            continue
+        if tile.dtype not in _INDIRECT_TYPES:
+            names = ", ".join(map(str, _INDIRECT_TYPES))
+            context.fail(
+                "KW-MATMUL-DTYPE",
+                f"nc_matmul: the indirect {label} is {tile.dtype}; it must be one of {names}",
+                operand=label,
+                found=str(tile.dtype),
+                limit=names,
+                fix="cast it to a 16-bit or 8-bit float type",
+            )
+        if (is_transpose and label == "moving") or (tile_position and tuple(tile_position) != (0, 0)):
+            context.fail(
+                "KW-INDIRECT-OPERAND",
+                f"nc_matmul: {label} can't be indirect with is_transpose or a tile_position",
+                operand=label,
+                limit="is_transpose=False, tile_position=(0, 0)",
+                fix="gather it first with tensor_copy(tile, view.indirect(index))",
+            )
 
 
 def _matmul_key(dst: Any, stationary: Any, moving: Any, is_transpose: Any) -> Any:
@@ -247,6 +284,8 @@ def _check_matmul(
     dst = on_chip(dst, "dst", api=api)
     stationary = on_chip(stationary, "stationary", api=api, sbuf_only=True)
     moving = on_chip(moving, "moving", api=api, sbuf_only=True)
+    if context.current().indirection:
+        _indirect_matmul(stationary, moving, is_transpose, tile_position)
     if dst.buffer.space != "psum":
         context.fail(
             "KW-MATMUL-DST",

@@ -15,7 +15,7 @@ import numpy as np
 from tools.sim import context, dtypes
 from tools.sim.core import Core
 from tools.sim.dtypes import DType
-from tools.sim.frontend.beta1.mask import Mask, _aligned, resolve
+from tools.sim.frontend.beta1.mask import Mask, aligned, resolve
 from tools.sim.frontend.beta1.movement import copy, fitted, in_sbuf, new_tile, source, tile_of, unknown
 from tools.sim.frontend.beta1.promotion import dtype_of, result_type
 from tools.sim.frontend.beta1.tile import Chooser, Tile, begin, defer, is_empty
@@ -520,7 +520,7 @@ def _flags(core: Core, mask: Mask, others: list[tuple[int, ...]]) -> Tile:
     flags = new_tile(core, shape, dtypes.float32)
     vector.memset(flags, 1.0)
     for index, comparison in mask.terms:
-        steps = _aligned(index.steps, index.shape, shape)
+        steps = aligned(index.steps, index.shape, shape)
         kept = new_tile(core, shape, dtypes.float32)
         pattern = [[s, n] for s, n in zip(steps[1:], shape[1:])]
         gpsimd.affine_select(kept, pattern, steps[0], flags, 0.0, comparison, index.offset)
