@@ -192,8 +192,9 @@ def load_index(context: KernelContext, code: RowCode, id: int, view: View, nest:
     else:
         tile = code.new_tile(id, "float32")
         width_text = code.width_text(id)
-        if code.mode != "whole" and tile.extent != "whole":
-            starts.append(f"c0{_times(step)}")
+        begin = code.windows.get(("whole", tile.extent), "").partition(":")[0]
+        if begin:
+            starts.append(f"{f'({begin})' if '+' in begin else begin}{_times(step)}")
     code.put(
         f"nisa.iota(dst={code.text(tile)}, pattern=[[{step}, {width_text}]], offset={' + '.join(starts) or 0}, "
         f"channel_multiplier={strides[-1]})"
