@@ -181,3 +181,21 @@ def test_times_stay_aligned_with_the_recorded_trace(model: object) -> None:
     assert sum(e.instructions for e in found.engines) + found.dma_transfer_count == (
         len(trace) - found.dropped_instructions
     )
+
+
+def test_on_trn1_scalar_does_every_copy_and_on_trn2_both_engines_share() -> None:
+    def engines(target: str) -> list[int]:
+        program = Program(target, dialect="neuronxcc.nki")
+        acc = program.tile(512, "float32", "psum")
+        for _ in range(8):
+            program.copy(program.tile(512), acc, flags=Flag.PSUM_SRC)
+        return [int(e) for e in balanced(program.finish(), machine(target)).column(Inst.ENGINE)]
+
+    assert set(engines("trn1")) == {Engine.SCALAR}
+    assert set(engines("trn2")) == {Engine.SCALAR, Engine.VECTOR}
+
+
+def test_integers_stay_on_vector() -> None:
+    program = Program("trn1", dialect="neuronxcc.nki")
+    program.copy(program.tile(512), program.tile(512), flags=Flag.INTEGER)
+    assert balanced(program.finish(), TRN1).column(Inst.ENGINE).tolist() == [Engine.VECTOR]

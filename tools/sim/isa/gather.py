@@ -201,6 +201,7 @@ def local_gather(
         (src, idx),
         free=count * num_elem_per_idx,
         partitions=p,
+        aux=int(num_elem_per_idx),
         flags=common_flags(dst),
         params={"run": int(num_elem_per_idx), "count": count},
     )

@@ -168,13 +168,24 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
     "accumulator_read_cycles": _same(64, "cycles", "documented", f"{_ARCH}: ActReadAccumulator"),
     # --- GpSimd
     "gpsimd_start_cycles": _same(150, "cycles", "documented", f"{_OLD_ISA}: GPSIMD_START"),
-    "gpsimd_passes": _same(2, "ratio", "fitted", "GpSimd element-wise work against one 32-bit lane a cycle"),
+    "gpsimd_passes": _same(
+        2, "ratio", "fitted", "GpSimd work for which no cycles are published, against one element a cycle"
+    ),
     # --- ports and semaphores
     "wide_stride_penalty": _each(
         "ratio", "documented", f"{_ARCH}: a 16-byte stride halves the port rate (NC-v2)", 2, 1, 1
     ),
     "vector_gpsimd_serial": _each(
         "count", "documented", f"{_ARCH}: Vector and GpSimd take turns at SBUF on NC-v2", 1, 0, 0
+    ),
+    "scalar_takes_copies": _each(
+        "count",
+        "measured",
+        "Beta-1 compiler; engine-active shares of 14 NKIBench kernels on trn1: Scalar does every copy and tensor_scalar, "
+        "Vector none even where it is idle; on trn2 bmm's copies are shared 4170 to 4133",
+        1,
+        0,
+        0,
     ),
     "vector_scalar_psum_serial": _each(
         "count", "documented", f"{_ARCH}: Vector and Scalar take turns at PSUM on NC-v2", 1, 0, 0
@@ -211,9 +222,7 @@ FACTS: dict[str, tuple[Fact, Fact, Fact]] = {
         560.0,
     ),
     "dma_gpsimd_trigger_ns": _same(37.0, "ns", "measured", f"{_TRACE}: about 37 ns on GpSimd"),
-    "dma_software_row_ns": _same(
-        8.0, "ns", "fitted", "GpSimd time to write one software descriptor; none is published"
-    ),
+    "dma_software_row_ns": _same(4.2, "ns", "measured", f"{_TRACE}: GpSimd starts 128-row DMAs 576-582 ns apart"),
     "dma_packet_bytes": _same(
         4096, "bytes", "documented", "packet size of static DMAs; longer runs are cut into packets"
     ),

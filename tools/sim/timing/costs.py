@@ -76,6 +76,8 @@ class Group:
 
 FAST = ("tensor_copy", "tensor_scalar")
 """Opcodes that the Vector Engine's performance modes serve (NC-v3 and later)."""
+PUBLISHED_ON_GPSIMD = ("iota", "affine_select", "topk", "local_gather")
+"""GpSimd instructions whose cycles are published (nki.isa pages of the neuronxcc.nki era; topk on the current ones)."""
 
 
 def _matmul(g: Group) -> Floats:
@@ -133,7 +135,24 @@ def _scalar(g: Group) -> Floats:
 
 
 def _gpsimd(g: Group) -> Floats:
-    return g.free.astype(np.float64)
+    """One cycle an element; local_gather: 28 cycles for every four indices, and the elements that they bring."""
+    cycles = g.free.astype(np.float64)
+    gathers = np.flatnonzero(g.opcode == _code("local_gather"))
+    if len(gathers):
+        run = np.maximum(g.aux[gathers], 1)
+        words = np.where(g.has(Flag.BYTE_IO), 4, np.where(g.has(Flag.HALF_IO), 2, 1))[gathers]
+        cycles[gathers] *= (28 + 4 * run) / (4 * run) / np.minimum(words, run)
+    return cycles
+
+
+def _code(name: str) -> int:
+    return BY_NAME[name].code if name in BY_NAME else -1
+
+
+def _passes(g: Group) -> Floats:
+    """What GpSimd takes for an element beyond the law's cycles, where no figure for the instruction is published."""
+    known = np.isin(g.opcode, [_code(name) for name in PUBLISHED_ON_GPSIMD])
+    return np.where((g.engine == Engine.GPSIMD) & ~known, g.machine.gpsimd_passes, 1.0)
 
 
 def _memset(g: Group) -> Floats:
@@ -261,7 +280,7 @@ def _cycles(instructions: Ints, machine: Machine, law: Ints, engine: Ints) -> Fl
             columns = (Inst.PARTITIONS, Inst.FREE, Inst.AUX, Inst.FLAGS)
             partitions, free, aux, flags = (instructions[rows, column] for column in columns)
             group = Group(machine, instructions[rows, Inst.OPCODE], engine[rows], partitions, free, aux, flags)
-            cycles[rows] = LAWS[name](group)
+            cycles[rows] = LAWS[name](group) * _passes(group)
     return cycles
 
 
@@ -295,9 +314,7 @@ def _engine_times(
     issue[which] = np.maximum(busy + m.scalar_overhead_cycles, m.scalar_min_cycles) / m.scalar_ghz
     latency[which] = (busy + m.scalar_latency_cycles) / m.scalar_ghz
     which = engine == Engine.GPSIMD
-    issue[which] = latency[which] = (
-        m.gpsimd_start_cycles + np.maximum(cycles[which] * m.gpsimd_passes, 64.0)
-    ) / m.gpsimd_ghz
+    issue[which] = latency[which] = (m.gpsimd_start_cycles + np.maximum(cycles[which], 64.0)) / m.gpsimd_ghz
     control = (law == _CONTROL) | (engine == Engine.SYNC)
     issue[control] = latency[control] = m.same_engine_gap_ns
     return issue, latency, issue.copy()

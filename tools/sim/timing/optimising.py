@@ -245,7 +245,7 @@ def _keep(level: Ints, step: int, last: int, again: int, size: int, capacity: in
 
 
 def balanced(trace: Trace, machine: Machine) -> Trace:
-    """Copies and tensor_scalar go to whichever of Vector and Scalar has had less to do so far."""
+    """Copies and tensor_scalar go to whichever of Vector and Scalar has had less to do so far; on NC-v2 all to Scalar."""
     rows = np.flatnonzero(
         np.isin(trace.column(Inst.OPCODE), [BY_NAME[name].code for name in ("tensor_copy", "tensor_scalar")])
         & (trace.column(Inst.ENGINE) == Engine.VECTOR)
@@ -253,22 +253,24 @@ def balanced(trace: Trace, machine: Machine) -> Trace:
     )
     if not len(rows):
         return trace
+    if machine.scalar_takes_copies:
+        return _on_scalar(trace, rows)
     cost = costs(trace, machine)
     on_vector, on_scalar = cost.issue_ns, np.zeros(len(trace))
     on_scalar[rows] = issue_on(trace, machine, rows, Engine.SCALAR)
     movable = np.zeros(len(trace), np.bool_)
     # What a fast mode of the Vector Engine does in a fraction of the time stays there.
     movable[rows] = on_scalar[rows] <= WORTH_MOVING * on_vector[rows]
-    chosen = trace.column(Inst.ENGINE).copy()
     engine = cost.engine
     active = np.flatnonzero(movable | np.isin(engine, (int(Engine.VECTOR), int(Engine.SCALAR))) & ~cost.is_dma)
     share = compiled_reuse.shared_out if compiled_reuse.wanted(len(trace)) else _shared_out
     moved = active[share(engine[active], movable[active], on_vector[active], on_scalar[active])]
-    if not len(moved):
-        return trace
-    chosen[moved] = Engine.SCALAR
+    return _on_scalar(trace, moved) if len(moved) else trace
+
+
+def _on_scalar(trace: Trace, rows: Ints) -> Trace:
     instructions = trace.instructions.copy()
-    instructions[:, Inst.ENGINE] = chosen
+    instructions[rows, Inst.ENGINE] = Engine.SCALAR
     return replace(trace, instructions=instructions)
 
 

@@ -18,7 +18,7 @@ class CompilerModel:
         place_loads: issue the DMAs that name no engine in the order in which their data is needed.
         forward: rows that the Tensor Engine spreads over partitions are read from PSUM without a copy.
         reuse: values that SBUF still holds are neither loaded nor computed again, while there is room.
-        balance: copies and tensor_scalar are shared out between Vector and Scalar.
+        balance: copies and tensor_scalar are shared out between Vector and Scalar, or all on Scalar, by generation.
         queue_window: DMAs among which a queue that the compiler fills picks the first ready one, so that a store
             that waits for its result holds no load up.
         trip_barriers: loops whose trips don't go evenly over the DMA engines run trip by trip (see `barriers`).
@@ -42,11 +42,11 @@ class CompilerModel:
 IN_ORDER = CompilerModel("in-order")
 """Every engine runs its instructions in program order, in the tiles that the kernel named."""
 
-BETA2 = CompilerModel("beta2", window=64, rename=True, place_loads=True)
+BETA2 = CompilerModel("beta2", window=128, rename=True, place_loads=True)
 """nki kernels: the compiler schedules instructions and allocates tiles, but moves no data on its own."""
 
 BETA1 = CompilerModel(
-    "beta1", window=64, rename=True, place_loads=True, forward=True, reuse=True, balance=True, trip_barriers=True,
+    "beta1", window=128, rename=True, place_loads=True, forward=True, reuse=True, balance=True, trip_barriers=True,
     spill=True, whole_tensors=True,
 )  # fmt: skip
 """neuronxcc.nki kernels: the compiler also keeps values in SBUF, spills, drops copies, balances engines, rolls loops."""
