@@ -18,7 +18,7 @@ from tools.sim import context
 from tools.sim.batch import RecordingCore, Unrecorded, Values
 from tools.sim.core import Core, Launch, SimOptions, source_range
 from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, UnsupportedError
-from tools.sim.frontend.jit import JitKernel, default_target
+from tools.sim.frontend.jit import JitKernel, default_precision, default_target
 from tools.sim.frontend.loader import LoadedKernel
 from tools.sim.frontend.modules import is_language_module, tensor_class
 from tools.sim.frontend.rules import compiler_rules
@@ -610,7 +610,8 @@ def blame(error: Exception, files: set[str]) -> Exception:
 
 def run_for_user(kernel: JitKernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A direct call of a jitted kernel outside any kernel: simulate it and return what the kernel returns."""
-    result = simulate(kernel, *args, target=_named_target(kernel) or default_target(), **kwargs)
+    target = _named_target(kernel) or default_target()
+    result = simulate(kernel, *args, target=target, precision=default_precision(), **kwargs)
     for finding in result.diagnostics:
         if finding.severity is not Severity.NOTE:
             print(finding)

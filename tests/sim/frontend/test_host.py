@@ -143,3 +143,76 @@ def test_a_package_may_import_its_own_parts_while_it_loads(tmp_path):
     )
     a = np.ones((4, 4), np.float32)
     assert np.array_equal(simulate(load_kernel(tmp_path / "main.py", "kernel"), a).outputs[0], a)
+
+
+def test_precision_comes_from_the_environment(tmp_path):
+    text = (
+        KERNEL
+        + """
+    import os
+    @nki.jit
+    def third(x):
+        t = nl.ndarray(x.shape, dtype=nl.bfloat16, buffer=nl.sbuf)
+        nisa.dma_copy(t, x)
+        out = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, t)
+        return out
+    x = np.full((4, 4), 1 / 3, np.float32)
+    for value in ("1", "0"):
+        os.environ["NKI_PRECISE_FP"] = value
+        print(bool((third(x) == x).all()))
+"""
+    )
+    assert run_python(tmp_path, text).split() == ["False", "True"]
+
+
+def test_a_test_suite_gets_the_modules_by_the_pytest_plugin(tmp_path):
+    (tmp_path / "conftest.py").write_text("import nki.language as nl\nimport neuron_dtypes\nassert nl.float32\n")
+    (tmp_path / "test_it.py").write_text(
+        textwrap.dedent(
+            """
+            import numpy as np
+            from nki_cpu_simulator import nki
+            import nki_cpu_simulator.nki.isa.constants
+            import neuronxcc.nki as old
+            import neuronxcc.nki.language as onl
+            import nki.language as nl, nki.isa as nisa
+
+            def copied(x):
+                out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+                nisa.dma_copy(out, x)
+                return out
+
+            @old.jit
+            def doubled(x):
+                out = onl.ndarray(x.shape, dtype=x.dtype, buffer=onl.shared_hbm)
+                onl.store(out, onl.load(x) * 2)
+                return out
+
+            def test_both_dialects():
+                x = np.ones((4, 4), np.float32)
+                assert (nki.cpu_simulate(copied)[1](x=x) == x).all()
+                assert (old.simulate_kernel(doubled, x) == 2 * x).all()
+            """
+        )
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "tools.sim.pytest_plugin",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout

@@ -63,6 +63,11 @@ def make_jit(dialect: str) -> Callable[..., Any]:
     return jit
 
 
+def default_precision() -> str:
+    """Precision of launches by the user: NKI_PRECISE_FP=0 keeps low-precision types as float32 (simulator guide)."""
+    return "exact" if os.environ.get("NKI_PRECISE_FP") == "0" else "hardware"
+
+
 def default_target() -> str:
     """Target for launches that name none: NEURON_PLATFORM_TARGET_OVERRIDE, NKI_NC_VERSION, else trn2."""
     return os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or os.environ.get("NKI_NC_VERSION") or "trn2"

@@ -64,9 +64,9 @@ class BenchmarkKernel(JitKernel):
         if context.find() is not None:
             return super().__call__(*args, **kwargs)
         from tools.sim.execute import simulate
-        from tools.sim.frontend.jit import default_target
+        from tools.sim.frontend.jit import default_precision, default_target
 
-        run = simulate(self, *args, target=default_target(), **kwargs)
+        run = simulate(self, *args, target=default_target(), precision=default_precision(), **kwargs)
         holder: BenchmarkKernel | None = self
         while holder is not None:
             holder.result = BenchmarkResult(run.latency_us)
