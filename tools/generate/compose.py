@@ -106,6 +106,7 @@ class _Lowering:
         self._check_sizes()
         if len(values) == 1 and not values[0].plain:
             values = [Value(made.line("result", values[0].text), values[0].shape)]
+        values = [self._as_array(v) for v in values]
         made.value = ", ".join(v.text for v in values)
         made.ops = list(dict.fromkeys(made.ops)) or ["elementwise"]
         self._order_parameters()
@@ -170,6 +171,13 @@ class _Lowering:
                 f"the tensor {label}{show(left[0].shape)} isn't used by {what}: drop it, change its shape, or name the operator that "
                 "takes it."
             )
+
+    def _as_array(self, value: Value) -> Value:
+        """A single number as an array of one element, which a kernel can return."""
+        if value.shape != ():
+            return value
+        self.made.notes.append("a single number is returned as an array of one element.")
+        return Value(self.made.line("single", f"np.reshape({value.text}, (1,))"), (1,))
 
     def _order_parameters(self) -> None:
         """Arguments in the order in which the request declares them; those that it doesn't keep their places."""
@@ -309,7 +317,7 @@ class _Lowering:
 
         def fits(t: NamedTensor) -> bool:
             if product:
-                return len(t.shape) >= 2
+                return len(t.shape) >= 2 and t.name.lower() not in ("residual", "mask")
             if role in ("bias", "gain", "shift", "scale"):
                 return is_vector(t.shape, width)
             if role == "residual":
@@ -325,7 +333,7 @@ class _Lowering:
             )
         chosen = named[0] if named and (fits(named[0]) or broadcasts(named[0].shape, other)) else None
         if chosen is None:
-            candidates = [t for t in self.free if fits(t) and t.name.lower() not in others]
+            candidates = [t for t in self.free if fits(t) and (product or t.name.lower() not in others)]
             candidates.sort(key=lambda t: role not in ("bias", "gain", "shift", "scale") and t.shape != other)
             chosen = candidates[0] if candidates else None
         fallback = {"bias": "b", "gain": "g", "shift": "b", "residual": "residual", "scale": "scale"}.get(
@@ -412,6 +420,8 @@ class _Lowering:
         if arity in ("binary", "matmul", "error", "loss"):
             return self._two_sided(node)
         first = self._value(node.args[0], key) if node.args else self._begin(key)
+        if key in ("rows", "columns"):
+            return first
         if arity in ("bias", "residual"):
             made.ops.append(key)
             other = (
@@ -492,6 +502,7 @@ class _Lowering:
             if right_node.kind == "fit"
             else self._value(right_node, key)
         )
+        self._check_rows(node, left, right)
         if key in ("times", "multiply", "product") and not node.options.elementwise:
             key = self._product(key, left, right)
         made.ops.append(key)
@@ -508,6 +519,19 @@ class _Lowering:
         for extra in node.args[2:]:
             value = self.write.binary(key, value, self._value(extra, key))
         return value
+
+    def _check_rows(self, node: Node, left: Value, right: Value) -> None:
+        """`multiply each row of x by s` with as many rows as columns can mean a number a row or a number a column."""
+        for side, whole, other in ((node.args[0], left, right), (node.args[1], right, left)):
+            vector = other.shape is not None and len(other.shape) == 1
+            if side.key not in ("rows", "columns") or not vector or whole.shape is None:
+                continue
+            sure = (side.key == "rows" and node.key in ("add", "subtract")) or whole.shape[-2:-1] != whole.shape[-1:]
+            if side.key == "columns" or not sure:
+                raise RequestError(
+                    f"each {side.key[:-1]} of {show(whole.shape)} with {show(other.shape)} can mean a number a row or a number a column: write "
+                    "it as an expression, such as x * s or x * s[:, None]."
+                )
 
     def _product(self, key: str, left: Value, right: Value) -> str:
         """`times` and `multiply` of two matrices: element by element or a matrix product, whichever is possible."""
@@ -625,12 +649,25 @@ class _Lowering:
         if isinstance(axis, tuple):
             raise RequestError(f"{spoken(key)} along two axes isn't offered in words: {WAY_OUT}")
         self.made.ops.append(key)
+        if options.causal:
+            x = self._masked(x)
         if options.temperature is not None:
             x = self.write.binary("divide", x, Value(number(options.temperature), ()))
         value = self.write.along(key, x, -1 if axis is None else axis, options.eps)
         if key not in ("rmsnorm", "layernorm"):
             return value
         return self._affine(node, value, axis)
+
+    def _masked(self, scores: Value) -> Value:
+        """Scores of which row i keeps columns 0..i."""
+        shape = scores.shape
+        if shape is None or len(shape) < 2 or shape[-2] != shape[-1]:
+            raise RequestError(f"a causal softmax needs square scores, not {show(shape)}: give them as [..., n, n].")
+        scores = self.write.named(scores)
+        n = shape[-1]
+        self.made.notes.append("causal: row i keeps columns 0..i.")
+        seen = self.made.line("seen", f"np.arange({n}) <= np.arange({n})[:, None]")
+        return Value(self.made.line("masked", f"np.where({seen}, {scores.text}, np.float32(-1e30))"), shape)
 
     def _affine(self, node: Node, value: Value, axis: int | None) -> Value:
         """Gain and shift of a norm, said or declared under their usual names."""

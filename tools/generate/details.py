@@ -34,7 +34,7 @@ class Details(Cursor):
         assert quality.entry is not None
         assert token.entry is not None
         key, arity = quality.entry.key, token.entry.arity
-        if key == "causal" and arity == "attention":
+        if key == "causal" and (arity == "attention" or token.entry.key == "softmax"):
             return replace(options, causal=True)
         if key == "unmasked" and arity == "attention":
             return options
@@ -264,7 +264,7 @@ class Details(Cursor):
             return None
         entry = token.entry
         assert entry is not None
-        if quality.is_("quality", "causal") and entry.arity != "attention":
+        if quality.is_("quality", "causal") and not (entry.arity == "attention" or entry.key == "softmax"):
             raise self.refuse(f"{token.text} {quality.text}")
         if not (quality.is_("quality", "causal") or quality.is_("quality", "unmasked")):
             self.at = at

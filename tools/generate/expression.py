@@ -619,6 +619,8 @@ def _dispatch(given: _Arguments) -> Value:
         "norm",
         "squeeze",
         "view",
+        "tril",
+        "triu",
     ):
         return _numpy(given)
     given.expression._refuse(given.node, f"{key} isn't offered here")

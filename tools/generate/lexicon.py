@@ -327,7 +327,7 @@ _add(Entry("quality", "unmasked"), "unmasked", "non causal", "not causal", "nonc
 _add(Entry("quality", "stable"), "numerically stable", "stable", "safe", "numerically safe", "online")
 _add(Entry("quality", "exact"), "exact")
 _add(Entry("quality", "elementwise"), "elementwise", "element wise", "pointwise", "element by element")
-_add(Entry("quality", "batched"), "batched", "batch of", "batchwise")
+_add(Entry("quality", "batched"), "batched", "batchwise")
 _add(Entry("affine", "gain"), "gain", "gamma", "learnable gain", "learned gain", "weight", "learnable weight", "gain vector",
      "gain weight", "weight vector", "learned weight", "γ", "learnable scale", "gains")  # fmt: skip
 _add(Entry("affine", "shift"), "beta", "shift", "β", "learnable bias", "learned bias", "shift vector", "offset")
@@ -360,7 +360,7 @@ _add(Entry("filler"), "please", "pls", "write", "make", "create", "generate", "b
      "each of shape", "with shapes", "of shapes", "with sizes", "the inputs are", "tiles",
      "them being", "being", "called", "named", "namely", "like so", "as follows", "up to you", "best", "well", "work", "works",
      "running", "correct", "nice", "training", "gimme", "plz", "forward", "lets", "im looking for", "i am looking for", "looking for",
-     "hey there", "dear", "cheers", "quick one")  # fmt: skip
+     "hey there", "dear", "what about", "how about", "cheers", "quick one")  # fmt: skip
 _add(Entry("total", "axis"), "everything")
 _add(Entry("noun"), "matrix", "tensor", "array", "matrices", "tensors", "arrays", "vectors", "vector", "input", "inputs", "input tensor",
      "input matrix", "input tensors", "input matrices", "square matrix", "square matrices", "activations", "image", "images", "embeddings",

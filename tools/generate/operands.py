@@ -15,6 +15,13 @@ _PAIRED = {"sum": "add", "mean": "average", "max": "maximum", "min": "minimum"}
 """Reductions that become element-wise operators when they are said of several tensors."""
 
 
+def _along(node: Node, axis: str) -> Node:
+    """The sum of `divide each row by its sum`: along that row."""
+    if node.arity in ("reduce", "index") and not node.options.axis and node.args and node.args[0] == IMPLIED:
+        return replace(node, options=replace(node.options, axis=axis))
+    return node
+
+
 class Operands(Details):
     """The reader of operators' phrases."""
 
@@ -95,6 +102,9 @@ class Operands(Details):
             raise self.refuse(token.text, f"it takes {takes} tensor{'s' if takes > 1 else ''}, not {len(operands)}")
         if len(operands) == 2 and arity in ("binary", "scale", "matmul"):
             one, two = operands
+            for whole in operands:
+                if whole.key in ("rows", "columns"):
+                    one, two = (_along(n, whole.key[:-1]) for n in (one, two))
             operands = [substituted(one, IMPLIED, two), substituted(two, IMPLIED, one)]
         explicit = bool(operands) and not any(self._goes_on(o) for o in operands)
         if arity in ("matmul", "binary", "error", "loss") and len(operands) == 1:
@@ -274,8 +284,9 @@ class Operands(Details):
             and not many
             and arity not in ("matmul", "error", "loss")
         )
+        number = token is not None and token.kind == "number" and arity == "reduce" and many and word != ","
         operand = token is not None and (
-            token.kind in ("tensor", "expression") or self._named(token) or (token.is_("op") and arity == "matmul" and self._operand_behind(1) and word != ",")
+            number or token.kind in ("tensor", "expression") or self._named(token) or (token.is_("op") and arity == "matmul" and self._operand_behind(1) and word != ",")
             or (token.is_("transposed") and arity == "matmul")
         )  # fmt: skip
         other_class = (
@@ -321,6 +332,10 @@ class Operands(Details):
         if token.is_("transposed"):
             self.take()
             return Node("op", "transpose", "transpose", (self._operand(),))
+        if token.is_("axis", "row") or token.is_("axis", "column"):
+            whole = self._whole_rows(token)
+            if whole is not None:
+                return whole
         if token.is_("axis") or token.is_("total") or token.is_("quality") or token.is_("op"):
             return self._inner(keepdims)
         if token.is_("count") and token.entry is not None and token.entry.key != "2":
@@ -329,11 +344,28 @@ class Operands(Details):
             raise self.unclear(token)
         raise self.refuse(token.text)
 
+    def _whole_rows(self, token: Token) -> Node | None:
+        """`each row of x` as what an operator works on; None where the axis belongs to an operator: `each row's sum`."""
+        assert token.entry is not None
+        at = self.at
+        self.take()
+        if self._is("prep") and self._text() == "of":
+            self.take()
+            self._skip("article", "noun")
+            here = self.peek()
+            if here is not None and (here.kind in ("tensor", "expression") or self._named(here) or here.is_("it")):
+                return Node("op", f"{token.entry.key}s", "along", (self._operand(),))
+        elif self._is("prep") and self._text() in ("by", "with"):
+            return Node("op", f"{token.entry.key}s", "along", (self.value if self.value is not None else BEGIN,))
+        self.at = at
+        return None
+
     def _inner(self, keepdims: bool) -> Node:
         """An operator's phrase as an operand."""
         start = self.at
         while (token := self.peek()) is not None and not token.is_("op"):
-            assert token.entry is not None
+            if token.entry is None:
+                raise self.refuse(token.text)
             if token.is_("axis"):
                 self.axis = token.entry.key
             elif token.is_("total"):

@@ -123,7 +123,7 @@ class Composition:
         body.append(f"    return {self.value}")
         text = "\n".join(body)
         imports = "import math\n\nimport numpy as np" if "math." in text else "import numpy as np"
-        notes = "".join(f"\n\n    {note}" for note in dict.fromkeys(self.notes))
+        notes = "".join(f"\n\n    {note[:1].upper()}{note[1:]}" for note in dict.fromkeys(self.notes))
         end = "\n    " if notes else ""
         return f'{imports}\n\n\ndef reference({", ".join(names)}):\n    """{title}{notes}{end}"""\n{text}\n'
 
@@ -520,5 +520,7 @@ def along_name(axis: int | tuple[int, ...] | None, shape: Shape | None) -> str:
         return "partial"
     if shape is not None and len(shape) > 1 and axis % len(shape) == len(shape) - 2 and len(shape) == 2:
         return "column"
+    if axis < 0 and axis != -1:
+        return f"axis_minus{-axis}"
     last = axis == -1 or (shape is not None and axis % len(shape) == len(shape) - 1)
     return "row" if last else f"axis{axis}"

@@ -91,6 +91,7 @@ _WITHOUT = re.compile(
     re.IGNORECASE,
 )
 """What a request says that it doesn't want."""
+_ONE = {"biases": "bias", "gains": "gain", "weights": "weight"}
 _ROWS = re.compile(
     rf"(?:(?<!\w)(?:for|with|on|of|over|and|x has|has)\s+)*(?<!\w)(?:({_DIM})\s+(?:rows|tokens|sequences|samples)|(?:rows|tokens|n_rows|num_rows)\s*[=:]\s*({_DIM}))(?!\w)",
     re.IGNORECASE,
@@ -239,7 +240,7 @@ def _read_types(found: Request, rest: str) -> str:
 
 def _read_without(found: Request, rest: str) -> str:
     for match in list(_WITHOUT.finditer(rest)):
-        found.without |= {g.lower().rstrip("s") for g in match.groups() if g}
+        found.without |= {_ONE.get(g.lower(), g.lower()) for g in match.groups() if g}
         rest = _blank(rest, match.start(), match.end())
     return rest
 

@@ -54,6 +54,8 @@ class Sentence(Operands):
                 and "largest" in self._text(1) + "largest" * (self._text(1).startswith(("big", "high")))
             ):
                 self.counted = int(self.take().value)
+            elif token.kind == "number" and self._is("infix", "times", 1) and self.value is None and not subjects:
+                subjects = [Node("number", number=self.take().value)]
             elif token.kind in ("number", "shape", "type"):
                 raise RequestError(
                     f"the number {token.text} isn't understood here: {WAY_OUT}"
@@ -580,6 +582,8 @@ class Sentence(Operands):
                 self.at += skipped
                 return link, subjects
             raise self.refuse(f"{self._text(-1)} {word}".strip())
+        if after.kind == "number":
+            raise RequestError(f"the number {after.text} isn't understood here: {WAY_OUT}")
         if after.kind == "tensor" and (
             self.value is None or word in ("with", "for", "on", "of", "over", "and", "to", "by", "using", "in", "at")
         ):

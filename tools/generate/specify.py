@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.generate.compose import Composition, compose, extend
 from tools.generate.declarations import NamedTensor
 from tools.generate.operators import INDICES
-from tools.generate.request import Request, read
+from tools.generate.request import Request, check_words, read
 from tools.task import Goal, Reference, Target, Task, TensorSpec, Tolerance
 from tools.task_errors import RequestError
 
@@ -43,14 +43,15 @@ def tolerance_for(dtypes: Sequence[str]) -> Tolerance:
     return _TOLERANCES[coarsest]
 
 
+ASKED = "the request asks for a tolerance of"
+
+
 def _tolerance(request: Request, dtypes: Sequence[str]) -> Tolerance:
     """What the request allows, else what its types call for."""
     value = request.tolerance
     if value is None:
         return tolerance_for(dtypes)
-    return Tolerance(
-        rtol=value, atol=value, rel_l2=value, reason=f"a tolerance of {value:g} was asked for in the request"
-    )
+    return Tolerance(rtol=value, atol=value, rel_l2=value, reason=f"{ASKED} {value:g}")
 
 
 def parse_request(text: str) -> Task:
@@ -135,6 +136,10 @@ def task_from_reference(
     required = len(found.args.args) - len(found.args.defaults)
     parameters = [a.arg for a in found.args.posonlyargs + found.args.args]
     said = read(request) if request.strip() else Request("")
+    check_words(said.tokens, {*parameters, function, *(t.name for t in said.tensors)})
+    number = next((t.text for t in said.tokens if t.kind in ("number", "expression")), None)
+    if number is not None:
+        raise RequestError(f"{number!r} isn't understood beside a reference: put what is computed into the function.")
     documented = read(ast.get_docstring(found) or "") if inputs is None else Request("")
     specs = list(inputs) if inputs is not None else _match(parameters, required, said, documented, file, function)
     dtypes = [*(s.dtype for s in specs), *((said.output_dtype,) if said.output_dtype else ())]
@@ -190,7 +195,7 @@ def revise(task: Task, text: str) -> Task | None:
     Raises:
         RequestError: the change doesn't fit the task.
     """
-    said = read(text)
+    said = read(text, tuple(s.name for s in task.inputs))
     question = bool(_QUESTION.search(text))
     changes: dict[str, object] = {}
     if (
@@ -214,9 +219,30 @@ def revise(task: Task, text: str) -> Task | None:
         changes["inputs"] = inputs
         changes["output_dtypes"] = outputs
         changes["tolerance"] = tolerance_for([*(i.dtype for i in inputs), *outputs])
+    if said.tolerance is not None:
+        changes["tolerance"] = _tolerance(said, [])
+    elif task.tolerance.reason.startswith(ASKED):
+        changes.pop("tolerance", None)
     if not changes:
         return None
+    _check_change(task, said)
     return task.model_copy(update={**changes, "request": f"{task.request}; {text.strip()}"})
+
+
+def _check_change(task: Task, said: Request) -> None:
+    """A change of facts must leave no other wish behind: `now for trn3, but without the bias`."""
+    check_words(said.tokens, {s.name for s in task.inputs} | {t.name for t in said.tensors})
+    wish = next(
+        (t for t in said.tokens if t.kind == "expression" or (t.entry is not None and t.entry.kind in _WISHES)), None
+    )
+    if wish is not None or said.without:
+        word = wish.text if wish is not None else f"without {min(said.without)}"
+        raise RequestError(
+            f"{word!r} isn't understood as a change: say 'then {word}' if it follows the result, or ask for a new kernel with all its shapes."
+        )
+
+
+_WISHES = ("op", "infix", "postfix", "transposed", "ambiguous", "foreign", "quality", "affine", "param")
 
 
 def _with_operators(task: Task, said: Request, text: str) -> Task | None:
@@ -224,12 +250,22 @@ def _with_operators(task: Task, said: Request, text: str) -> Task | None:
     if (
         task.reference.origin != "words"
         or not said.operates
-        or not re.search(r"\b(?:then|add|also|followed|append|plus|with|fuse)\b", text, re.IGNORECASE)
+        or not re.search(r"^and\b|\b(?:then|add|also|followed|append|plus|with|fuse)\b", text, re.IGNORECASE)
     ):
         return None
     made = extend(_composition(task), said)
     again = _task(f"{task.request}; {text.strip()}", said, made)
-    return again.model_copy(update={"target": said.target or task.target, "goal": said.goal or task.goal})
+    kept: dict[str, object] = {
+        "target": said.target or task.target, "goal": said.goal or task.goal, "precision": "fp32" if said.precision else task.precision,
+    }  # fmt: skip
+    if not again.output_dtypes and task.output_dtypes != ("int32",):
+        kept["output_dtypes"] = task.output_dtypes
+        kept["tolerance"] = tolerance_for([*(i.dtype for i in again.inputs), *task.output_dtypes])
+    if said.tolerance is not None:
+        kept["tolerance"] = again.tolerance
+    elif task.tolerance.reason.startswith(ASKED):
+        kept["tolerance"] = task.tolerance
+    return again.model_copy(update=kept)
 
 
 def _composition(task: Task) -> Composition:
@@ -252,6 +288,7 @@ def _composition(task: Task) -> Composition:
         value=ast.unparse(end.value),
         shape=tuple(graph["nodes"][graph["outputs"][0]]["shape"]),
         ops=task.name.split("-"),
+        notes=(ast.get_docstring(function) or "").split("\n\n")[1:],
         positive={s.name for s in task.inputs if s.distribution == "positive"},
     )
 

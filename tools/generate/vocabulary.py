@@ -64,6 +64,7 @@ GOALS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("latency", rf"{_AT_MOST}\s*{NUMBER}\s*{_TIME}(?!\w)(?:\s+or (?:less|faster))?(?:\s+latency)?"),
         ("latency", rf"{NUMBER}\s*{_TIME}\s+(?:or (?:less|faster)|at most|max(?:imum)?|budget)"),
         ("twice", rf"(?:twice|two times|2\s*[x×]|double)\s+(?:as fast|faster|the speed(?: of)?){_THAN}"),
+        ("twice", rf"double\s+(?:the\s+)?speed{_THAN}"),
         ("speedup", rf"(?:speed-?\s?up\s*(?:>=?|of(?: at least)?|at least|:|=)?\s*{NUMBER}\s*[x×]?){_THAN}"),
         ("speedup", rf"(?:>=?\s*)?{NUMBER}\s*(?:[x×]|times|-fold|fold)\s*(?:faster|speed-?\s?up|as fast|the speed(?: of)?){_THAN}"),
     )
