@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -144,6 +145,8 @@ def test_perfetto_threads_are_named_and_their_slices_never_cross(seen: Observed,
     write_perfetto(tmp_path / "t.json", seen)
     document = json.loads((tmp_path / "t.json").read_text())
     assert document == json.loads(json.dumps(to_perfetto(seen)))
+    write_perfetto(tmp_path / "t.json.gz", seen)
+    assert json.loads(gzip.decompress((tmp_path / "t.json.gz").read_bytes())) == document
     events = document["traceEvents"]
     named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
     assert any(e["name"] == "process_name" for e in events)

@@ -7,6 +7,7 @@ SBUF and PSUM use and DMAs in flight are counter tracks. Times are in microsecon
 
 from __future__ import annotations
 
+import gzip
 import json
 from heapq import heappop, heappush
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.export.atomic import write_text
+from tools.export.atomic import write_bytes, write_text
 from tools.export.tables import operand_texts, usage
 from tools.insight.observed import Observed
 from tools.sim.instruction import Inst
@@ -45,12 +46,16 @@ def to_perfetto(seen: Observed) -> dict[str, Any]:
 
 
 def write_perfetto(path: Path, seen: Observed) -> None:
-    """Write the document whole or not at all.
+    """Write the document whole or not at all; compressed where the name ends in `.gz`, which Perfetto opens as well.
 
     Raises:
         OSError: the folder can't be written.
     """
-    write_text(path, json.dumps(to_perfetto(seen)))
+    text = json.dumps(to_perfetto(seen), separators=(",", ":"))
+    if path.suffix == ".gz":
+        write_bytes(path, gzip.compress(text.encode("utf-8"), 5, mtime=0))
+    else:
+        write_text(path, text)
 
 
 def _thread_name(index: int) -> str:

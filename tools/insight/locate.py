@@ -22,7 +22,7 @@ from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import READS, WRITES, Observed
 from tools.insight.precision import NOISE
 from tools.insight.steps import Step
-from tools.program import Program, _tensor_rows
+from tools.program import Program, _tensor_rows, replay
 from tools.sim.instruction import BufferInfo, Operand
 from tools.sim.machine import Machine, machine
 from tools.task import Tolerance
@@ -90,14 +90,15 @@ def locate(
         KernelError, Malformed: see `lockstep`.
     """
     there = target or machine(program.trace.target)
-    run = lockstep(program, inputs, there)
-    if len(run.outputs) != len(wanted):
-        raise ValueError(f"the kernel returns {len(run.outputs)} outputs, the reference {len(wanted)}")
-    seen = Observed.of(program.trace, there)
-    results = [compare(got, want, tolerance, inputs) for got, want in zip(run.outputs, wanted)]
+    outputs = replay(program, inputs, there).outputs
+    if len(outputs) != len(wanted):
+        raise ValueError(f"the kernel returns {len(outputs)} outputs, the reference {len(wanted)}")
+    results = [compare(got, want, tolerance, inputs) for got, want in zip(outputs, wanted)]
     wrong = next((k for k, r in enumerate(results) if not r.passed), -1)
     if wrong < 0:
         return Location("agrees", 0, "Every output agrees with the reference within the tolerance.", "", ())
+    run = lockstep(program, inputs, there)
+    seen = Observed.of(program.trace, there)
     pattern = f"output {wrong}: {results[wrong].detail}"
     bad = _wrong_mask(run.outputs[wrong], wanted[wrong], tolerance)
     stores = _stores(program, seen, wrong, bad)

@@ -222,19 +222,26 @@ def _blocks(
 ) -> list[list[float | int]]:
     order = np.argsort(start, kind="stable")
     start, end, which = start[order], end[order], which[order]
+    fresh = np.ones(len(which), np.bool_)
+    quota = max(MOST_BLOCKS * len(which) // max(total, 1), 1)
     if total > MOST_BLOCKS:
         # Join neighbours of one line whose gap is too small to be seen.
         least = seen.timeline.latency_ns / MOST_BLOCKS
-        fresh = np.ones(len(which), np.bool_)
         fresh[1:] = (seen.line[which][1:] != seen.line[which][:-1]) | (start[1:] - end[:-1] > least)
-    else:
-        fresh = np.ones(len(which), np.bool_)
+    alike = True
+    if fresh.sum() > quota:
+        # Still too many: one block for each stretch of time, as long as what ran in it.
+        stretch = (start // (seen.timeline.latency_ns / quota)).astype(np.int64)
+        fresh[1:] = stretch[1:] != stretch[:-1]
+        alike = False
     firsts = np.flatnonzero(fresh)
     counts = np.diff(np.append(firsts, len(which)))
     last = np.maximum.reduceat(end, firsts) if len(firsts) else end
+    long = last - start[firsts] if alike or not len(firsts) else np.add.reduceat(end - start, firsts)
+    room = np.append(start[firsts][1:], np.inf) - start[firsts]
     return [
-        [lane, round(float(s) / 1e3, 4), round(float(e - s) / 1e3, 4), int(seen.line[w]), int(codes[w]), int(w), int(c)]
-        for s, e, w, c in zip(start[firsts], last, which[firsts], counts)
+        [lane, round(float(s) / 1e3, 4), round(float(d) / 1e3, 4), int(seen.line[w]), int(codes[w]), int(w), int(c)]
+        for s, d, w, c in zip(start[firsts], long if alike else np.minimum(long, room), which[firsts], counts)
     ]
 
 
