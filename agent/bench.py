@@ -16,6 +16,7 @@ Benches = Callable[[], Bench]
 
 def default_bench() -> Bench:
     """Open a judge. Imported late: it loads NumPy and the simulator."""
+    from tools import inspection
     from tools.evaluate import check_task, evaluate
     from tools.sandbox import POOL, JobFailed, Lease
 
@@ -42,6 +43,18 @@ def default_bench() -> Bench:
                 raise BeyondPolicy(failure.message) from failure
             raise RequestError(failure.message) from failure
 
+    def ask(kernel: Kernel, task: Task, question: str) -> str:
+        with lease.worker() as worker:
+            return inspection.ask(kernel, task, question, worker)
+
+    def locate(kernel: Kernel, task: Task) -> str:
+        with lease.worker() as worker:
+            return inspection.locate(kernel, task, worker)
+
+    def precision(kernel: Kernel, task: Task) -> str:
+        with lease.worker() as worker:
+            return inspection.precision(kernel, task, worker)
+
     return Bench(
         evaluate=judge,
         check_task=check,
@@ -49,5 +62,8 @@ def default_bench() -> Bench:
         trace=trace,
         # On a single core other processes only cost.
         estimate=POOL.estimate if (os.cpu_count() or 1) > 1 else None,
+        ask=ask,
+        locate=locate,
+        precision=precision,
         interrupt=lease.interrupt,
     )

@@ -42,6 +42,12 @@ class Bench:
     """Operator graph of a reference, traced where foreign code may run; None: not offered."""
     estimate: Estimator | None = None
     """Simulated times of generated candidates, several at once; None: the policy times them itself."""
+    ask: Callable[[Kernel, Task, str], str] | None = None
+    """Answers a question about a kernel's profile; raises `RequestError` for what it doesn't understand; None: not offered."""
+    locate: Callable[[Kernel, Task], str] | None = None
+    """Names the line at which a kernel's error enters; raises `RequestError`; None: not offered."""
+    precision: Callable[[Kernel, Task], str] | None = None
+    """Says which lines of a kernel lose bits; raises `RequestError`; None: not offered."""
     interrupt: Callable[[], None] = lambda: None
     """Makes a running `evaluate` return soon."""
     close: Callable[[], None] = lambda: None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from agent.state import Candidate, RunState, goal_status
-from tools.task import EngineTime, Performance
+from tools.task import EngineTime, Kernel, Performance, Task
+from tools.task_errors import RequestError
 
 _ENGINES = {
     "vector": ("vector", "dve"),
@@ -24,16 +26,25 @@ _DOES = {
 }
 
 
+_TIMELINE = re.compile(
+    r"\bidl|\bwait|\bstall|\bstarv|\bgap\b|\bgain|\bwhat if\b|\bwould\b|critical path|late\b|longest|reload|spill|\bbytes\b|\btrn ?[123]\b"
+)
+"""Questions that the summary can't answer and the timeline can."""
+
 _BUSY = 0.6
 """Share of the launch above which an engine, not waiting, is what bounds a kernel."""
 
 
-def answer_from_profile(question: str, state: RunState) -> str:
+Ask = Callable[[Kernel, Task, str], str]
+
+
+def answer_from_profile(question: str, state: RunState, ask: Ask | None = None) -> str:
     """Answer a question about the best kernel from its profile.
 
     Args:
         question: in words; engines, lines, changes, correctness, roofline and goal are understood.
         state: the run.
+        ask: answers from the kernel's timeline (why something waits, what a change would gain); None: not at hand.
 
     Returns:
         A few sentences; says so when the question isn't one that the figures answer.
@@ -49,6 +60,11 @@ def answer_from_profile(question: str, state: RunState) -> str:
         return f"Candidate {best.number} was not timed, so there is no profile to answer from."
     if re.search(r"\b(chang|history|attempt|tried|what did you|got it|faster than before|speed-?up)", words):
         return _changes(state)
+    if ask is not None and _TIMELINE.search(words):
+        try:
+            return ask(best.kernel, state.task, question)
+        except RequestError:
+            pass  # not a question about the timeline after all
     if named := re.search(r"\blines? (\d+)", words):
         return _line(int(named[1]), best, performance)
     if re.search(r"\b(line|hot|where|slowest)", words):

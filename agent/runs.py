@@ -46,6 +46,7 @@ class Runs:
         self._policies = policies
         self._clock = clock or SystemClock()
         self._saver = open_checkpoints(self.store.checkpoints)
+        self._benches = benches
         self._supervisor = Supervisor(settings, self.store, self._saver, benches, self._clock)
         self._live = self._supervisor.live
 
@@ -289,17 +290,27 @@ class Runs:
         """
         state = self.state(run_id)
         meter = Meter(state.request.budget, self._clock, state.used)
-        desk = Desk(_no_bench(), meter, Journal(self.store, run_id, meter), self.settings)
+        desk = Desk(_no_bench(self._ask), meter, Journal(self.store, run_id, meter), self.settings)
         try:
             text = self._policies(state.request, self.settings).answer(question, state, desk)
         except (BudgetSpent, PolicyFailed) as error:
-            text = f"{answer_from_profile(question, state)}\n(Answered without the model: {error}.)"
+            text = f"{answer_from_profile(question, state, self._ask)}\n(Answered without the model: {error}.)"
         self.remember(run_id, [Message(role="user", text=question), Message(role="assistant", text=text)])
         return text
 
+    def _ask(self, kernel: Kernel, task: Task, question: str) -> str:
+        """A bench's answer about a kernel's timeline; the bench is opened for this question only."""
+        bench = self._benches()
+        try:
+            if bench.ask is None:
+                raise RequestError("no profile is at hand")
+            return bench.ask(kernel, task, question)
+        finally:
+            bench.close()
 
-def _no_bench() -> Bench:
-    """For answers about a run: they judge nothing."""
+
+def _no_bench(ask: Callable[[Kernel, Task, str], str]) -> Bench:
+    """For answers about a run: they judge nothing, and only look at profiles."""
 
     def evaluate(kernel: Kernel, task: Task) -> NoReturn:
         raise AssertionError("an answer judges no kernel")
@@ -307,7 +318,7 @@ def _no_bench() -> Bench:
     def check_task(task: Task) -> NoReturn:
         raise AssertionError("an answer checks no task")
 
-    return Bench(evaluate=evaluate, check_task=check_task)
+    return Bench(evaluate=evaluate, check_task=check_task, ask=ask)
 
 
 def is_final(event: Event) -> bool:

@@ -15,7 +15,8 @@ from agent.desk import Desk
 from agent.events import ToolCalled
 from agent.policies.chat_model import ToolCall, ToolResult, ToolSpec
 from agent.state import Candidate, Proposal, RunState
-from tools.task import Evaluation, Kernel
+from tools.task import Evaluation, Kernel, Task
+from tools.task_errors import RequestError
 
 LONGEST_RESULT = 12_000
 """Characters of a tool's answer; a model's context is paid for by the token."""
@@ -153,6 +154,30 @@ class ExplainCandidate(Arguments):
     number: Annotated[int, Field(ge=1, description="The candidate's number.")]
 
 
+class AskProfile(Arguments):
+    """Ask the profile of a candidate of this run: why an engine or DMA is idle or busy, what a line waits for, which gap is the
+    longest, what moves, or what a change would gain (bf16, loads hoisted, buffers doubled, wider DMAs, a line on another
+    engine, no waits, trn1, trn2, trn3). Gains are re-simulated. Free.
+    """
+
+    number: Annotated[int, Field(ge=1, description="The candidate's number.")]
+    question: Annotated[str, Field(max_length=300, description="E.g. 'why is the Tensor Engine idle?'.")]
+
+
+class LocateError(Arguments):
+    """Find the line at which the result of a wrong candidate leaves the reference's: memory that was never written, NaN or
+    infinity, rounding, or the first value that agrees with no step of the reference. Runs on inputs of its own. Free.
+    """
+
+    number: Annotated[int, Field(ge=1, description="The candidate's number.")]
+
+
+class PrecisionReport(Arguments):
+    """Say which lines of a candidate lose bits against a float64 shadow, and what float32 there would cost in time. Free."""
+
+    number: Annotated[int, Field(ge=1, description="The candidate's number.")]
+
+
 class SearchDocs(Arguments):
     """Search the NKI pages for an instruction, a limit or an optimisation."""
 
@@ -185,23 +210,50 @@ def kernel_tools(state: RunState, desk: Desk) -> Toolbox:
         findings = desk.bench.lint(arguments.source)
         return "\n".join(map(str, findings)) or "no findings"
 
-    def explain_candidate(arguments: ExplainCandidate) -> str:
-        for candidate in desk.journal.candidates:
-            if candidate.number == arguments.number:
-                return candidate_text(candidate)
-        raise ToolError(f"there is no candidate {arguments.number} in this run")
-
     return Toolbox(
         [
             Tool("evaluate_kernel", EvaluateKernel, evaluate_kernel),
             Tool("lint_kernel", LintKernel, lint_kernel),
-            Tool("explain_candidate", ExplainCandidate, explain_candidate),
+            Tool(
+                "explain_candidate",
+                ExplainCandidate,
+                lambda arguments: candidate_text(_candidate(arguments.number, desk)),
+            ),
+            *_inspections(state, desk),
             Tool("search_docs", SearchDocs, lambda arguments: search_text(arguments.query)),
             Tool("library_kernel", LibraryKernel, lambda arguments: library_text(arguments.name)),
         ],
         {"submit_kernel": SubmitKernel, "give_up": GiveUp},
         desk,
     )
+
+
+def _candidate(number: int, desk: Desk) -> Candidate:
+    for candidate in desk.journal.candidates:
+        if candidate.number == number:
+            return candidate
+    raise ToolError(f"there is no candidate {number} in this run")
+
+
+def _inspections(state: RunState, desk: Desk) -> list[Tool[Any]]:
+    """The tools that look into a candidate, as far as the bench has them."""
+
+    def told(number: int, look: Callable[[Kernel, Task], str]) -> str:
+        assert state.task is not None, "kernels are written after specify"
+        try:
+            return look(_candidate(number, desk).kernel, state.task)
+        except RequestError as error:
+            raise ToolError(str(error)) from error
+
+    ask, locate, precision = desk.bench.ask, desk.bench.locate, desk.bench.precision
+    found: list[Tool[Any]] = []
+    if ask is not None:
+        found.append(Tool("ask_profile", AskProfile, lambda a: told(a.number, lambda k, t: ask(k, t, a.question))))
+    if locate is not None:
+        found.append(Tool("locate_error", LocateError, lambda a: told(a.number, locate)))
+    if precision is not None:
+        found.append(Tool("precision_report", PrecisionReport, lambda a: told(a.number, precision)))
+    return found
 
 
 def parents_of(state: RunState) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ class OfflinePolicy:
 
     def answer(self, question: str, state: RunState, desk: Desk) -> str:
         """Answer from the profile of the best kernel."""
-        return answer_from_profile(question, state)
+        return answer_from_profile(question, state, desk.bench.ask)
 
     def _ask(self, state: RunState, desk: Desk, *, first: bool) -> Draft | None:
         from tools.generate.errors import BeyondOffline

@@ -14,7 +14,7 @@ from agent.repl import converse
 from agent.specify import grammar_task
 from agent.state import RunRequest, RunState
 from tests.agent.doubles import ListPolicy
-from tools.task import Task
+from tools.task import Kernel, Task
 from tools.task_errors import RequestError
 
 
@@ -41,6 +41,27 @@ def say(conversation: Conversation, text: str) -> list[object]:
 def finished(pieces: list[object]) -> RunFinished:
     assert isinstance(pieces[-1], RunFinished)
     return pieces[-1]
+
+
+def test_questions_about_waits_and_changes_are_asked_of_the_timeline(make_runs) -> None:
+    runs = make_runs(GrammarPolicy([100.0]), polish_attempts=1)
+    conversation = Conversation(runs, RunRequest(request="(chat)"))
+    say(conversation, "softmax, x 512x1024, float32, trn2")
+    state = conversation.state
+    assert state is not None
+
+    def ask(kernel: Kernel, task: Task, question: str) -> str:
+        if "rain" in question:
+            raise RequestError("not understood")
+        return f"{task.name}: {question}"
+
+    assert (
+        answer_from_profile("why is the Tensor Engine idle?", state, ask)
+        == f"{state.task.name}: why is the Tensor Engine idle?"
+    )
+    assert "can answer" in answer_from_profile("would it rain?", state, ask)
+    assert "is the bottleneck" in answer_from_profile("why is the Vector Engine the bottleneck?", state, ask)
+    assert "does nothing in this kernel" in answer_from_profile("why is the Tensor Engine idle?", state)
 
 
 def test_a_follow_up_keeps_the_task(conversation: Conversation) -> None:

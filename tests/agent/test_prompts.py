@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from agent.knowledge import search, search_text
+from agent.policies.chat_model import ToolCall
 from agent.prompt import FOLDER, load_prompt, prompts_version
 from agent.state import Candidate, Message, RunRequest, RunState
 from agent.toolbox import EvaluateKernel, Tool, kernel_tools
 from tests.agent.doubles import judge, kernel, make_task
+from tools.task import Kernel
+from tools.task_errors import RequestError
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.md"))
 
@@ -96,7 +102,32 @@ def test_a_tool_schema_comes_from_its_model() -> None:
 
 def test_the_tools_of_a_kernel_step(make_runs) -> None:
     state = RunState(run_id="r", request=RunRequest(request="double x"), task=make_task())
-    names = [spec.name for spec in kernel_tools(state, None).specs]  # type: ignore[arg-type]
+    desk = SimpleNamespace(bench=SimpleNamespace(ask=None, locate=None, precision=None))
+    names = [spec.name for spec in kernel_tools(state, desk).specs]  # type: ignore[arg-type]
     assert names == [
         "evaluate_kernel", "lint_kernel", "explain_candidate", "search_docs", "library_kernel", "submit_kernel", "give_up",
     ]  # fmt: skip
+
+
+def test_a_model_may_look_into_its_candidates() -> None:
+    state = RunState(run_id="r", request=RunRequest(request="double x"), task=make_task())
+
+    def refuse(kernel: object, task: object) -> str:
+        raise RequestError("its instructions depend on data")
+
+    bench = SimpleNamespace(
+        ask=lambda kernel, task, question: f"{question}: {kernel.source}", locate=refuse, precision=lambda k, t: t.name
+    )
+    journal = SimpleNamespace(
+        candidates=[Candidate(number=1, kernel=Kernel(source="the source"), change="c")], emit=print
+    )
+    toolbox = kernel_tools(state, SimpleNamespace(bench=bench, journal=journal))  # type: ignore[arg-type]
+    assert [s.name for s in toolbox.specs][3:6] == ["ask_profile", "locate_error", "precision_report"]
+
+    def used(name: str, **arguments: object) -> str:
+        return toolbox.use(ToolCall(id="1", name=name, arguments=json.dumps(arguments))).text
+
+    assert used("ask_profile", number=1, question="why?") == "why?: the source"
+    assert used("precision_report", number=1) == "double"
+    assert used("locate_error", number=1) == "its instructions depend on data"
+    assert used("locate_error", number=2) == "there is no candidate 2 in this run"
