@@ -18,6 +18,7 @@ from tools.sim import context
 from tools.sim.batch import RecordingCore, Unrecorded, Values
 from tools.sim.core import Core, Launch, SimOptions, source_range
 from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, UnsupportedError
+from tools.sim.frontend.host_arrays import from_torch, is_torch, results
 from tools.sim.frontend.jit import JitKernel, default_precision, default_target
 from tools.sim.frontend.loader import LoadedKernel
 from tools.sim.frontend.modules import is_language_module, tensor_class
@@ -295,9 +296,13 @@ class _Run:
     def _convert(self, value: Any, name: str) -> Any:
         if isinstance(value, np.ndarray):
             return self._wrap(value, name)
-        if isinstance(value, tuple | list) and any(isinstance(v, np.ndarray | tuple | list | dict) for v in value):
+        if is_torch(value):
+            return self._wrap(from_torch(value), name)
+        if isinstance(value, tuple | list) and any(
+            isinstance(v, np.ndarray | tuple | list | dict) or is_torch(v) for v in value
+        ):
             return type(value)(self._convert(v, f"{name}[{i}]") for i, v in enumerate(value))
-        if isinstance(value, dict) and any(isinstance(v, np.ndarray) for v in value.values()):
+        if isinstance(value, dict) and any(isinstance(v, np.ndarray) or is_torch(v) for v in value.values()):
             return {k: self._convert(v, f"{name}[{k!r}]") for k, v in value.items()}
         if (
             hasattr(value, "__array__")
@@ -615,6 +620,4 @@ def run_for_user(kernel: JitKernel, args: tuple[Any, ...], kwargs: dict[str, Any
     for finding in result.diagnostics:
         if finding.severity is not Severity.NOTE:
             print(finding)
-    if not result.outputs:
-        return None
-    return result.outputs[0] if len(result.outputs) == 1 else result.outputs
+    return results(result.outputs, (args, kwargs))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tools.sim import context
+from tools.sim.frontend.host_arrays import results
 from tools.sim.frontend.jit import JitKernel, make_jit
 
 DIALECT = "neuronxcc.nki"
@@ -71,9 +72,7 @@ class BenchmarkKernel(JitKernel):
         while holder is not None:
             holder.result = BenchmarkResult(run.latency_us)
             holder = holder.parent
-        if not run.outputs:
-            return None
-        return run.outputs[0] if len(run.outputs) == 1 else run.outputs
+        return results(run.outputs, (args, kwargs))
 
 
 def _wrap(function: Any, options: dict[str, Any], kind: type[JitKernel]) -> Any:
