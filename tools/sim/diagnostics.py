@@ -134,6 +134,7 @@ MEANINGS: dict[str, str] = {
     "KW-RESHAPE": "a reshape that changes the number of elements",
     "KW-RESHAPE-PARTITION": "a reshape that changes the partition dimension",
     "KW-RESHAPE-STRIDED": "a reshape that needs a copy",
+    "KW-RESULT-TYPE": "dtype= of 0.2 names another type than dst has",
     "KW-SBUF-CAPACITY": "more SBUF live at once than there is",
     "KW-SCALAR-TENSOR-SCALAR": "tensor_scalar operators that the Scalar Engine doesn't have",
     "KW-SEED": "a random seed that isn't one 32-bit element",

@@ -148,3 +148,14 @@ def test_every_refusal_says_how_to_mend_it():
         and not any(k.arg == "fix" for k in node.keywords)
     ]
     assert silent == []
+
+
+def test_the_result_type_of_0_2_may_be_named_and_that_of_dst_counts():
+    body = "nisa.tensor_copy(u, t, dtype=nl.{})"
+    assert refusal(body.format("float32"), warnings=True) is None
+    warned = refusal(body.format("bfloat16"), warnings=True)
+    stopped = refusal(body.format("bfloat16"), strict=True)
+    assert warned is not None
+    assert stopped is not None
+    assert warned.code == stopped.code == "KW-RESULT-TYPE"
+    assert (warned.found, warned.limit) == ("bfloat16", "float32")

@@ -80,9 +80,17 @@ def _issued(function: Callable[..., None]) -> Callable[..., Instruction]:
 
 
 def _result_type_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the call names the result's type, as early 0.2 kernels do; it must be the type that dst has."""
+    """Whether the call names the result's type, as early 0.2 kernels do; the type that dst has is what counts."""
     dst = kwargs.get("dst", args[0] if args else None)
-    return "dtype" in kwargs and isinstance(dst, Tensor) and dst.dtype == kwargs["dtype"]
+    if "dtype" not in kwargs or not isinstance(dst, Tensor):
+        return False
+    named = kwargs["dtype"]
+    if dst.dtype != named:
+        message = f"dtype={named} is gone since 0.3; the result has dst's type, {dst.dtype}"
+        fix = f"drop dtype=, or allocate dst as {named}"
+        context.strict_fail("KW-RESULT-TYPE", message, operand="dtype", found=str(named), limit=str(dst.dtype), fix=fix)
+        context.warn("KW-RESULT-TYPE", message, operand="dtype", found=str(named), limit=str(dst.dtype), fix=fix)
+    return True
 
 
 def _wrong_arguments(function: Callable[..., None], error: TypeError) -> NoReturn:
