@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -47,6 +48,32 @@ def test_the_facts_of_a_request(text: str, facts: dict[str, Any]) -> None:
         "precision": task.precision, "rtol": task.tolerance.rtol,
     }  # fmt: skip
     assert {k: said[k] for k in facts} == facts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_word_that_nothing_knows_is_never_skipped(seed: int) -> None:
+    rng = random.Random(seed)
+    for text, _ in rng.sample(MEANS, 60):
+        words = text.split(" ")
+        words.insert(rng.randrange(len(words) + 1), "frobnicate")
+        with pytest.raises(RequestError):
+            parse_request(" ".join(words))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_words_in_any_order_are_answered_or_refused_in_one_sentence(seed: int) -> None:
+    rng = random.Random(seed)
+    texts = [t for t, _ in (*MEANS, *REFUSED) if t.strip()]
+    for _ in range(150):
+        one, other = rng.choice(texts).split(" "), rng.choice(texts).split(" ")
+        mixed = one[: rng.randrange(len(one) + 1)] + other[rng.randrange(len(other)) :]
+        rng.shuffle(mixed) if rng.random() < 0.3 else None
+        sentence = ""
+        try:
+            parse_request(" ".join(mixed))
+        except RequestError as error:
+            sentence = str(error)
+        assert not sentence or (sentence.endswith(".") and "\n" not in sentence), mixed
 
 
 def test_the_corpus_is_large() -> None:

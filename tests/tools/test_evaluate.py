@@ -252,6 +252,14 @@ def test_a_task_that_can_not_be_judged_is_refused(worker: Worker, reference: str
     assert "\n" not in str(caught.value)
 
 
+def test_a_single_number_is_judged_by_how_it_differs_between_draws(worker: Worker) -> None:
+    total = task("def reference(x):\n    return x.sum(keepdims=True).reshape(1)", ("x", (64, 32), "float32"))
+    check_task(total, worker=worker)
+    still = task("def reference(x):\n    return 3 + 1e-9 * x.sum(keepdims=True).reshape(1)", ("x", (64, 32), "float32"))
+    with pytest.raises(RequestError, match="constant 3"):
+        check_task(still, worker=worker)
+
+
 def test_an_input_that_does_not_matter_is_refused(worker: Worker) -> None:
     unused = task("def reference(x, y):\n    return x * x", ("x", (64, 32), "float32"), ("y", (64, 32), "float32"))
     with pytest.raises(RequestError, match="input y"):

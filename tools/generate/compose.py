@@ -101,6 +101,7 @@ class _Lowering:
 
     def _finish(self, results: list[Node]) -> Composition:
         made = self.made
+        self._check_names(results)
         values = [self._value(node) for node in results]
         self._all_used()
         self._check_sizes()
@@ -189,6 +190,15 @@ class _Lowering:
         for place, name in zip(places, declared):
             names[place] = name
         made.parameters = {n: made.parameters[n] for n in names}
+
+    def _check_names(self, results: list[Node]) -> None:
+        """`h = x @ w1; y = gelu(x) @ w2` would leave h out."""
+        texts = [t for n in [*results, *self.assigned.values()] for t in _texts(n)]
+        used = {v for t in texts for v in self._expression(t).variables()} | {n for r in results for n in _names(r)}
+        final = {name for name, node in self.assigned.items() if any(_uses(r, node) for r in results)}
+        left = next((n for n in self.assigned if n not in used | final), None)
+        if left is not None:
+            raise RequestError(f"{left} is computed but not used: leave it out, or use it in what follows.")
 
     def _check_sizes(self) -> None:
         """Rows and columns in words must be those of a tensor."""
@@ -312,7 +322,14 @@ class _Lowering:
         if other is None:
             raise RequestError(f"{spoken(role)} needs its tensor named here: say 'with NAME' and its shape.")
         wanted = _ROLES.get(role, ())
-        others = {n for key, names in _ROLES.items() if key != role for n in names if n not in wanted and len(n) > 1}
+        said = {t.entry.key for t in self.request.tokens if t.is_("op") and t.entry is not None}
+        others = {
+            n
+            for key, names in _ROLES.items()
+            if key != role and key in said
+            for n in names
+            if n not in wanted and len(n) > 1
+        }
         width = other[-1] if other else 1
 
         def fits(t: NamedTensor) -> bool:
@@ -366,16 +383,14 @@ class _Lowering:
                 f"the shapes contradict each other: {spoken(role)} of {show(other)} and {show(self.free[0].shape)}; make them equal or broadcastable"
                 + ("; say 'matmul' for a matrix product." if role in ("multiply", "product", "times") else ".")
             )
-        return Value(self.made.parameter(fallback, other), other)
+        raise RequestError(
+            f"{spoken(role)} needs a second tensor besides {show(other)}: give its name and shape, for example y {show(other)}."
+        )
 
     # -- formulas ------------------------------------------------------------------------------------------------------
 
     def _expression(self, text: str) -> Expression:
-        names = (
-            {t.name for t in self.request.tensors if t.name}
-            | set(self.assigned)
-            | {t.text for t in self.request.tokens if t.kind == "word" and t.entry is None}
-        )
+        names = self.request.names
         return Expression(text, self.made, self._named, names)
 
     def _value(self, node: Node, key: str = "") -> Value:
@@ -398,6 +413,8 @@ class _Lowering:
             value = self._parameter(self.loose[int(node.key)], "x" if first else usual.get(key, "y"))
         elif node.kind in ("begin", "it"):
             return self._begin(key)
+        elif node.kind == "fit":
+            raise RequestError(f"it isn't clear which tensor the {spoken(node.key)} is here: say it by its name.")
         elif node.kind == "expression":
             value = self._expression(node.key).value()
             if not value.plain and value.shape != ():
@@ -866,6 +883,10 @@ def _vector_names(node: Node) -> set[str]:
 def _texts(node: Node) -> set[str]:
     found = {node.key} if node.kind == "expression" else set()
     return found.union(*(_texts(a) for a in node.args)) if node.args else found
+
+
+def _uses(node: Node, part: Node) -> bool:
+    return node == part or any(_uses(a, part) for a in node.args)
 
 
 def _loose(node: Node) -> set[str]:

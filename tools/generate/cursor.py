@@ -34,6 +34,8 @@ class Cursor:
         self.qualities: list[Token] = []
         self.side = ""
         """Which operand a single one is: `left` of `matmul of x`, `right` of `matmul with w`."""
+        self.pending = ""
+        """A `then` that no operator has followed yet."""
         self.counted = 0
         """The 4 of `4 largest values`."""
         self.assigned: dict[str, Node] = {}

@@ -81,6 +81,8 @@ class Declarations:
         at = 0
         while at < len(self.tokens):
             token = self.tokens[at]
+            if token.kind == "type" and token.text.lower() == "half":
+                self._check_half(made, at)
             if token.kind == "shape":
                 at = self._shape(made, at)
             elif token.kind == "number":
@@ -122,6 +124,21 @@ class Declarations:
             dtype = dtype or next((t.dtype for t in also if t.kind == "type"), "")
         self._declare(made, shape, names, dtype, transposed)
         return at
+
+    def _check_half(self, made: list[Token], at: int) -> None:
+        """`half` names a type beside a shape or between commas, and a factor elsewhere."""
+        after = self._next(at + 1)
+        ended = after is None or after.kind == "symbol" or after.is_("noun") or after.is_("filler") or after.is_("prep")
+        typed = (
+            bool(made)
+            and made[-1].text.lower() in (":", "=", "dtype", "type")
+            and after is not None
+            and after.kind == "shape"
+        )
+        if not (ended or typed):
+            raise RequestError(
+                f"'half {after.text if after else ''}' can mean half precision or half the value: say float16, or multiply by 0.5."
+            )
 
     def _next(self, at: int) -> Token | None:
         return self.tokens[at] if at < len(self.tokens) else None
@@ -262,7 +279,9 @@ class Declarations:
         if name is not None and (self._has_length(name, said) or self._is_a(made, start - 1)):
             first, names = self._listed(made, start - 1)
             role = name.text.lower()
-            once = role in _ROLES and not any(t is not name and t.is_("op", role) for t in self.tokens)
+            before = made[first - 1] if first else None
+            listed = before is not None and (before.kind in ("symbol", "tensor") and before.text != "+")
+            once = role in _ROLES and not listed and not any(t is not name and t.is_("op", role) for t in self.tokens)
             kept = [Token("word", name.text, name.start, name.end, PHRASES[(role,)])] if once else []
             made[first:] = kept
             self._declare(made, shape, names, dtype, False)

@@ -261,7 +261,7 @@ _add(Entry("it"), "it", "them", "this", "that result", "the result", "result", "
      "that", "the outcome", "the answer", "both of them", "the resulting matrix", "the resulting tensor", "what comes out")  # fmt: skip
 _add(Entry("it", "its"), "its")
 _add(Entry("article"), "a", "an", "the", "some")
-_add(Entry("both"), "both", "all", "each", "all of them", "all three", "both of", "each of", "respectively")
+_add(Entry("both"), "both", "all", "each", "all of them", "all three", "respectively")
 _add(Entry("total"), "total", "overall", "grand total", "global", "whole", "entire", "full")
 _add(Entry("total", "axis"), "all elements", "all the elements", "all entries", "all values", "the whole matrix", "the whole tensor",
      "the entire matrix", "the entire tensor", "every element", "everything", "all axes", "all dimensions", "both axes",
@@ -356,7 +356,7 @@ _add(Entry("filler"), "please", "pls", "write", "make", "create", "generate", "b
      "operands", "type", "types", "dtype", "dtypes", "precision", "shape", "shapes", "size", "sizes", "batches", "feature map", "hidden states",
      "2d", "3d", "4d", "1d", "dimensional", "row major", "contiguous", "dense matrix", "dense matrices", "square matrix", "square matrices",
      "written in nki", "in nki", "for trainium", "on trainium", "for neuron",
-     "of type", "of dtype", "with dtype", "with type", "two", "again", "ok", "okay", "sequence", "pipeline", "of operations",
+     "of type", "of dtype", "with dtype", "with type", "two", "ok", "okay", "sequence", "pipeline", "of operations",
      "each of shape", "with shapes", "of shapes", "with sizes", "the inputs are", "tiles",
      "them being", "being", "called", "named", "namely", "like so", "as follows", "up to you", "best", "well", "work", "works",
      "running", "correct", "nice", "training", "gimme", "plz", "forward", "lets", "im looking for", "i am looking for", "looking for",

@@ -308,6 +308,8 @@ class Operands(Details):
             raise self.refuse(self._text(-1), "its operand is missing")
         if token.text == "-" or token.is_("infix", "subtract"):
             self.take()
+            if self._is("count"):
+                raise self.refuse(f"{token.text} {self._text()}")
             number = self.peek()
             if number is not None and number.kind == "number":
                 return replace(self._operand(), number=-number.value)
@@ -380,6 +382,8 @@ class Operands(Details):
         self.take()
         assert token.entry is not None
         if token.entry.arity in ("bias", "residual"):
+            if token.text.lower().startswith("add"):
+                raise self.refuse(f"{self._text(-2)} {token.text}")
             return self._name_behind() or fit(token.entry.key)
         if token.entry.arity == "scale" and not self._is("prep"):
             return self._name_behind() or fit("scale")

@@ -50,6 +50,8 @@ class Request:
     rows: int = 0
     columns: int = 0
     without: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    """Words that name tensors, wherever they stand."""
 
     @property
     def operates(self) -> bool:
@@ -126,7 +128,7 @@ def read(text: str, names: tuple[str, ...] = ()) -> Request:
     rest = _read_goal(found, rest)
     rest = _read_types(found, rest)
     rest = _read_without(found, rest)
-    declared = _declared_names(rest) | set(names)
+    declared = found.names = _declared_names(rest) | set(names)
     expressions = find_expressions(rest, declared)
     rest = _read_sizes(found, rest, expressions)
     tokens = tokenize(rest, expressions)

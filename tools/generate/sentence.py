@@ -43,6 +43,8 @@ class Sentence(Operands):
             if token.kind == "symbol":
                 link, subjects = self._symbol(token, link, subjects)
             elif token.kind == "expression":
+                if subjects and self._named(self.peek(-1)):
+                    raise self.refuse(f"{self._text(-1)} {token.text}")
                 self._expression(link)
                 link, subjects = "", []
             elif self._named(token) or token.kind == "tensor":
@@ -66,6 +68,8 @@ class Sentence(Operands):
                 raise self.refuse(token.text)
             else:
                 link, subjects = self._word(token, link, subjects)
+        if self.pending:
+            raise self.refuse(self.pending, "no operation follows it")
         self._computed(subjects)
         if self.axis:
             raise self.refuse(self.axis)
@@ -84,6 +88,10 @@ class Sentence(Operands):
     def _symbol(self, token: Token, link: str, subjects: list[Node]) -> tuple[str, list[Node]]:
         text = token.text
         if text in _ARROWS:
+            last = self.peek(-1) if self.at else None
+            if last is not None and (last.is_("then") or last.text in _ARROWS):
+                raise self.refuse(f"{last.text} {text}")
+            self.pending = text
             self.take()
             return "then", subjects
         if text in _SEPARATORS:
@@ -107,6 +115,10 @@ class Sentence(Operands):
             ):
                 self.take()
                 return "+", subjects
+        if text in ("*", "/", "@") and self.value is not None and self.value.kind == "expression":
+            raise self.refuse(
+                f"{self.value.key} {text}", "it isn't clear what is computed first; write all of it as one expression"
+            )
         if text in ("+", "-", "*", "/", "@") and (subjects or self.value is not None):
             infix = {"+": "add", "-": "subtract", "*": "times", "/": "divide", "@": "matmul"}[text]
             return self._infix(infix, link, subjects), []
@@ -122,8 +134,11 @@ class Sentence(Operands):
         if kind == "op":
             return self._operator(link, subjects), []
         if kind == "then":
+            last = self.peek(-1) if self.at else None
+            if last is not None and (last.is_("verb") or last.is_("first") or last.is_("then") or last.text in _ARROWS):
+                raise self.refuse(f"{last.text} {token.text}")
             self.take()
-            self.open = ""
+            self.open, self.pending = "", token.text
             return "then", []
         if kind == "and":
             self.take()
@@ -211,6 +226,7 @@ class Sentence(Operands):
         return False
 
     def _infix(self, key: str, link: str, subjects: list[Node]) -> str:
+        self.pending = ""
         token = self.take()
         if self.open and link == "":
             raise self.refuse(
@@ -287,6 +303,7 @@ class Sentence(Operands):
 
     def _postfix(self, token: Token, link: str) -> str:
         """`matmul, squared`: of the running result."""
+        self.pending = ""
         if self.value is None or self.open:
             raise self.refuse(f"{self.open} {token.text}".strip())
         self.take()
@@ -296,6 +313,7 @@ class Sentence(Operands):
 
     def _transposed(self, token: Token, link: str, subjects: list[Node]) -> str:
         """`transposed w`, or `the result transposed`."""
+        self.pending = ""
         self.take()
         after = self.peek()
         if self.value is not None and not self.open and not (self._named(after) or self._is("article")):
@@ -305,6 +323,7 @@ class Sentence(Operands):
 
     def _operator(self, link: str, subjects: list[Node]) -> str:
         start = self.at
+        self.pending = ""
         token = self.take()
         entry = token.entry
         assert entry is not None
@@ -419,7 +438,8 @@ class Sentence(Operands):
                 f"{self.open} {token.text}",
                 f"{token.text!r} can apply to the operand or to the result; say 'then {token.text}'",
             )
-        if not (new_structural or old_structural):
+        article = self.at > 1 and self.tokens[self.at - 2].is_("article")  # `log the softmax` is no list of steps
+        if not old_structural or article:
             raise self.refuse(
                 words,
                 f"it isn't clear how the two belong together; say '{before.text if before else ''} then {token.text}'",
@@ -625,12 +645,19 @@ class Sentence(Operands):
         raise self.refuse(f"{word} {after.text}")
 
     def _expression(self, link: str) -> None:
+        self.pending = ""
         token = self.take()
         node = Node("expression", token.text)
         name = token.names[0] if token.names else ""
         if self.value is not None:
             only_expression = self.value.kind == "expression" and not self.last
-            if not (only_expression and self.assigned):
+            named = any(self.value is node for node in self.assigned.values())
+            if only_expression and not named:
+                raise RequestError(
+                    f"{self.value.key!r} and {token.text!r} are two expressions: write them as one, or give the first a name that the second "
+                    "uses, as in h = x @ w; y = relu(h)."
+                )
+            if not only_expression:
                 words = self.last.text if self.last is not None else "what stands before"
                 raise RequestError(
                     f"{words} stands beside {token.text!r}, but not in it: make it part of the expression, or say "
