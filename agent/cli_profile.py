@@ -212,6 +212,8 @@ def _check_places(files: list[Path | None], folders: list[Path | None]) -> None:
     for path in filter(None, files):
         if path.is_dir():
             raise RequestError(f"can't write {path}: it is a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            raise RequestError(f"can't write {path}: it isn't a file that could be replaced; name another")
         _probe(path, path.parent)
     for path in filter(None, folders):
         if path.exists() and not path.is_dir():

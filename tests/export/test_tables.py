@@ -174,3 +174,25 @@ def test_perfetto_slices_carry_line_opcode_operands_and_waits(seen: Observed) ->
     assert starts == ends
     assert args["instruction"] in ends
     assert any(e["ph"] == "X" and e["name"] == "wait: dma" for e in events)
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_a_new_folder_of_tables_appears_as_a_whole(
+    seen: Observed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tables(seen)
+    written = write_parquet(tmp_path / "new" / "tables", found)
+    assert sorted(p.stem for p in written) == sorted(found)
+    assert all(p.is_file() for p in written)
+    assert (tmp_path / "new" / "tables").stat().st_mode & 0o555 == 0o555
+    monkeypatch.setattr(pq, "write_table", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_parquet(tmp_path / "other", found)
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]

@@ -11,21 +11,25 @@ from pathlib import Path
 def write_with(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a temporary file beside `path`, then move it there; on failure nothing is left behind.
 
+    Where `path` is a link, the file that it leads to is replaced.
+
     Raises:
         OSError: the folder can't be written.
     """
+    path = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         fill(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Bits that this process takes from the permissions of new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

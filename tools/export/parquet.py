@@ -10,11 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tools.export.atomic import umask
+
 
 def write_parquet(folder: Path, tables: Mapping[str, pa.Table]) -> list[Path]:
     """Write `<table>.parquet` for every table into `folder`, which is made if it doesn't exist.
 
-    All files are written beside the folder first and moved in at the end, so a failure leaves no part of them.
+    All files are written beside the folder first and moved at the end, so a failure leaves no part of them: a new folder
+    appears as a whole; in one that exists the files are replaced one by one.
 
     Returns:
         The files, in the order of the tables.
@@ -27,7 +30,10 @@ def write_parquet(folder: Path, tables: Mapping[str, pa.Table]) -> list[Path]:
     try:
         for name, table in tables.items():
             pq.write_table(table, stage / f"{name}.parquet", compression="zstd")
-        folder.mkdir(exist_ok=True)
+        if not folder.exists():
+            stage.chmod(0o777 & ~umask())
+            stage.replace(folder)
+            return [folder / f"{name}.parquet" for name in tables]
         written = []
         for name in tables:
             target = folder / f"{name}.parquet"

@@ -66,8 +66,11 @@ def query(tables: Mapping[str, pa.Table], sql: str, *, seconds: float = SECONDS)
         connection.execute("BEGIN TRANSACTION READ ONLY")
         return _answer(connection, statement, seconds)
     except duckdb.CatalogException as error:
-        raise QueryError(f"{_first(error).rstrip('!')}; the tables are {known}") from error
-    except (duckdb.PermissionException, duckdb.InvalidInputException, duckdb.TransactionException) as error:
+        said = _first(error).rstrip("!")
+        raise QueryError(f"{said}; the tables are {known}" if said.startswith("Table") else said) from error
+    except duckdb.PermissionException as error:
+        raise QueryError(f"a query reads the profile's tables and no file: {_first(error)}") from error
+    except (duckdb.InvalidInputException, duckdb.TransactionException) as error:
         raise QueryError(f"the query may only read the profile's tables ({known}): {_first(error)}") from error
     except duckdb.InterruptException as error:
         raise QueryError(f"the query took longer than {seconds:g} s; add a WHERE or a LIMIT") from error
