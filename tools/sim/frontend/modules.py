@@ -9,6 +9,8 @@ from tools.sim.tensor import Tensor
 
 _BUILDERS: dict[str, Callable[[], dict[str, ModuleType]]] = {}
 _MODULES: dict[str, ModuleType] = {}
+_UNMODELLED: dict[str, ModuleType] = {}
+"""Modules of the old compiler package that kernels import but that aren't modelled, as far as they were asked for."""
 
 
 def is_language_module(name: str) -> bool:
@@ -19,11 +21,11 @@ def is_language_module(name: str) -> bool:
 
 def language_module(name: str) -> ModuleType | None:
     """The language module `name`, or None when the dialect has no such module."""
-    found = all_modules().get(name)
+    found = all_modules().get(name) or _UNMODELLED.get(name)
     if found is None and name.startswith("neuronxcc."):
         from tools.sim.frontend.beta1 import unmodelled
 
-        found = _MODULES[name] = unmodelled(name)
+        found = _UNMODELLED[name] = unmodelled(name)
     return found
 
 
