@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools.sim import compatibility, diagnostics
-from tools.sim.frontend.modules import language_module
+from tools.sim.frontend.modules import all_modules, language_module
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FUNCTIONS = dict(compatibility.functions())
@@ -62,3 +62,8 @@ def test_every_code_has_a_meaning_and_every_meaning_a_code():
 def test_pages_are_up_to_date(file, page):
     command = "python -m tools.sim." + file.removesuffix(".md")
     assert (DOCS / file).read_text(encoding="utf-8") == page(), f"run `{command} > docs/{file}`"
+
+
+def test_a_module_that_is_not_modelled_is_not_listed():
+    assert language_module("neuronxcc.nki.no_such_part") is not None
+    assert "neuronxcc.nki.no_such_part" not in all_modules()
