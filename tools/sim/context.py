@@ -161,9 +161,10 @@ def index_value(value: Any) -> int:
     if isinstance(value, Tensor):
         if value.size != 1:
             fail("KW-INDEX-TYPE", f"{value!r} is used as one index but holds {value.size} elements")
-        if value.buffer.data is None:
-            if _current.core is not None:
-                _current.core.depends_on_data = True
+        core = _current.core
+        if (core is None and value.buffer.data is None) or (core is not None and not core.settle()):
+            if core is not None:
+                core.depends_on_data = True
             return 0
         return int(value.read().reshape(-1)[0])
     if isinstance(value, float) and value.is_integer():

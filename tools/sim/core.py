@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import prod
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,15 @@ from tools.sim.errors import Diagnostic, Severity, SourceRange
 from tools.sim.indirection import IndirectTensor, Settled, engine_rules, group_of
 from tools.sim.instruction import BufferInfo, Engine, Flag, Opcode, TraceBuilder
 from tools.sim.machine import Machine
-from tools.sim.memory import Buffer
+from tools.sim.memory import ON_CHIP, Buffer
 from tools.sim.tensor import Tensor
 
 if TYPE_CHECKING:
     from tools.sim.loops import LoopRecorder
     from tools.sim.team import Team
+
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,10 @@ class Place(NamedTuple):
     lasti: int
 
 
+Reported = tuple[tuple[str, str, int], Diagnostic]
+"""A finding and what tells it from others: code, file and line."""
+
+
 class Core:
     """One NeuronCore of a launch.
 
@@ -103,6 +111,8 @@ class Core:
         indirection: whether the kernel has made a view by `indirect`.
         ordered: whether the kernel is inside `no_reorder`.
         placed: Beta 1: whether the kernel has placed a tile itself (direct allocation).
+        last_place: what `line_id` found last.
+        held: while values are put off: the buffers made so far.
         legal: operand shapes and types that passed an instruction's checks, and what those worked out.
     """
 
@@ -138,10 +148,31 @@ class Core:
         self.placed = False
         self.indirection = False
         self.ordered = False
+        self.last_place: Place | None = None
+        self.held: list[ref[Buffer]] | None = None
         self.depends_on_data = False
         """Set when a shapes-only run took an index from a tensor's (unknown) value."""
         self.recorder: LoopRecorder | None = None
         self._scratch = np.empty(0, np.float32)
+
+    def defer(
+        self,
+        op: Opcode,
+        outs: tuple[Tensor, ...],
+        ins: tuple[Tensor, ...],
+        params: dict[str, Any] | None,
+        update: bool,
+    ) -> bool:
+        """Remember the instruction that was just recorded, to carry it out later (cores whose buffers are `held`).
+
+        Returns:
+            False when it must be carried out now; all earlier ones have been, then.
+        """
+        raise NotImplementedError
+
+    def settle(self) -> bool:
+        """Make the values of all instructions so far available; whether this core computes any."""
+        return self.data
 
     def scratch(self, size: int) -> NDArray[np.float32]:
         """Float32 working memory [size], valid until the next call: spares an allocation in each accumulating matmul."""
@@ -154,6 +185,7 @@ class Core:
     def line_id(self) -> int:
         """Trace line id of the kernel source line that is executing."""
         if self.place is not None:
+            self.last_place = self.place
             return self.place.line_id
         frame: FrameType | None = sys._getframe(2)
         files = self._files
@@ -161,8 +193,12 @@ class Core:
             code = frame.f_code
             if code.co_filename in files:
                 found = self._places.get((id(code), frame.f_lasti))
-                return found.line_id if found is not None else self._place(frame).line_id
+                if found is None:
+                    found = self._place(frame)
+                self.last_place = found
+                return found.line_id
             frame = frame.f_back
+        self.last_place = None
         return -1
 
     def _place(self, frame: FrameType) -> Place:
@@ -208,23 +244,35 @@ class Core:
         fix: str = "",
     ) -> None:
         """Add a finding, once per code and source line."""
+        key, finding = self.reported(code, message, severity, operand=operand, found=found, limit=limit, fix=fix)
+        if key not in self.launch.reported:
+            self.launch.reported.add(key)
+            self.launch.diagnostics.append(finding)
+
+    def reported(
+        self,
+        code: str,
+        message: str,
+        severity: Severity,
+        *,
+        operand: str = "",
+        found: Any = None,
+        limit: Any = None,
+        fix: str = "",
+    ) -> Reported:
+        """A finding about the kernel source that is executing."""
         where = self.where()
-        key = (code, where.file if where else "", where.line if where else 0)
-        if key in self.launch.reported:
-            return
-        self.launch.reported.add(key)
-        self.launch.diagnostics.append(
-            Diagnostic(
-                code=code,
-                message=message,
-                severity=severity,
-                where=where,
-                operand=operand,
-                found=found,
-                limit=limit,
-                fix=fix,
-            )
+        finding = Diagnostic(
+            code=code,
+            message=message,
+            severity=severity,
+            where=where,
+            operand=operand,
+            found=found,
+            limit=limit,
+            fix=fix,
         )
+        return (code, where.file if where else "", where.line if where else 0), finding
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -249,7 +297,27 @@ class Core:
         """
         sizes = tuple(map(int, shape))
         kind = dtype if type(dtype) is DType else as_dtype(dtype)
-        on_chip = space in ("sbuf", "psum")
+        key = (sizes, kind.code, space, partition_axis)
+        layout = self.legal.get(key)
+        if layout is None:
+            layout = self.legal[key] = self._layout(sizes, kind, space, name, partition_axis)
+        partitions, row_bytes, strides = layout
+        storage = _FLOAT32 if self.exact and kind.is_float else None
+        buffer = self.new_buffer(
+            space, name, sizes, kind, partitions, row_bytes,
+            line=self.line_id(), role=role, address=address, storage=storage,
+        )  # fmt: skip
+        if self.data:
+            self._claim(buffer)
+            buffer.allocate()
+        elif self.held is not None:
+            self._claim(buffer)
+        return self.tensor_class(buffer, sizes, kind, 0, strides)
+
+    def _layout(
+        self, sizes: tuple[int, ...], kind: DType, space: str, name: str, partition_axis: int
+    ) -> tuple[int, int, tuple[int, ...]]:
+        """Partitions, bytes a partition and strides of a tensor, which must fit its memory."""
         if not sizes or min(sizes) < 1:
             context.fail(
                 "KW-SHAPE",
@@ -257,24 +325,12 @@ class Core:
                 found=str(sizes),
                 fix="skip the iteration when nothing is left to do",
             )
-        item = kind.itemsize
-        if on_chip:
-            partitions = sizes[partition_axis]
-            row = prod(sizes) // partitions
-            self._check_on_chip(sizes, partitions, row * item, kind, space, name)
-            strides = _row_major(sizes, partition_axis, row)
-        else:
-            partitions, row = 1, prod(sizes)
-            strides = _row_major(sizes)
-        storage = np.dtype(np.float32) if self.exact and kind.is_float else None
-        line = self.line_id()
-        buffer = self.new_buffer(
-            space, name, sizes, kind, partitions, row * item, line=line, role=role, address=address, storage=storage
-        )
-        if self.data:
-            self._claim(buffer)
-            buffer.allocate()
-        return self.tensor_class(buffer, sizes, kind, 0, strides)
+        if space not in ON_CHIP:
+            return 1, prod(sizes) * kind.itemsize, _row_major(sizes)
+        partitions = sizes[partition_axis]
+        row = prod(sizes) // partitions
+        self._check_on_chip(sizes, partitions, row * kind.itemsize, kind, space, name)
+        return partitions, row * kind.itemsize, _row_major(sizes, partition_axis, row)
 
     def _claim(self, buffer: Buffer) -> None:
         nbytes = buffer.partitions * buffer.row_bytes
@@ -323,6 +379,8 @@ class Core:
         buffer = Buffer(
             len(buffers), space, name, shape, dtype, partitions, row_bytes, core=self.index, storage=storage, **kw
         )
+        if self.held is not None:
+            self.held.append(ref(buffer))
         buffers.append(
             BufferInfo(
                 buffer.id,
@@ -424,9 +482,10 @@ class Core:
                 limit=self.options.max_instructions,
                 fix="check the loop bounds; use larger tiles",
             )
-        if self.data and picked:
+        now = self.data or (self.held is not None and not self.defer(op, outs, ins, params, update))
+        if now and picked:
             Settled(group_of(engine), outs, ins, params).carry_out(op.meaning)
-        elif self.data:
+        elif now:
             op.meaning(outs, ins, **(params or {}))
         if self.watch is not None and self.team is not None and self.place is None and op.kind == "dma":
             self._keep_pace(outs)

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 from tools.sim import context
 from tools.sim.batch import RecordingCore, Unrecorded, Values
 from tools.sim.core import Core, Launch, SimOptions, source_range
+from tools.sim.deferral import DeferringCore
+from tools.sim.dtypes import as_dtype
 from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, UnsupportedError
 from tools.sim.frontend.host_arrays import from_torch, is_torch, results
 from tools.sim.frontend.jit import JitKernel, default_precision, default_target
 from tools.sim.frontend.loader import LoadedKernel
 from tools.sim.frontend.modules import is_language_module, tensor_class
 from tools.sim.frontend.rules import compiler_rules
-from tools.sim.instruction import Trace
+from tools.sim.instruction import Operand, Trace
 from tools.sim.loops import LoopRecorder, NotUniform
 from tools.sim.machine import Machine, machine
+from tools.sim.memory import Buffer
 from tools.sim.races import RaceWatch
 from tools.sim.team import Team
 from tools.sim.tensor import Tensor
@@ -146,7 +149,13 @@ def simulate(
         result = _by_batches(loaded, launch, args, kwargs) if precision == "hardware" else None
         if result is not None:
             return result
-    return _Run(loaded, launch()).execute(args, kwargs)
+    run = _Run(loaded, launch())
+    if batched and data and precision == "hardware" and loaded.dialect == "nki" and prod(sizes) <= 1:
+        run.use(DeferringCore(run.launch))
+    try:
+        return run.execute(args, kwargs)
+    except Unrecorded:
+        return _Run(loaded, launch()).execute(args, kwargs)
 
 
 def _by_loops(
@@ -188,9 +197,13 @@ class _Run:
     def __init__(self, loaded: LoadedKernel, launch: Launch) -> None:
         self.loaded = loaded
         self.launch = launch
-        self.core = Core(launch)
-        self.core.tensor_class = tensor_class(launch.dialect)
         self.copied: list[tuple[Tensor, NDArray[Any], NDArray[Any]]] = []
+        self.use(Core(launch))
+
+    def use(self, core: Core) -> None:
+        """Run on this core."""
+        core.tensor_class = tensor_class(self.launch.dialect)
+        self.core = core
 
     def execute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimResult:
         before = context.enter(self.core)
@@ -261,6 +274,7 @@ class _Run:
             returned = self.loaded.function(*args, **kwargs)
             if self.core.deferred is not None:
                 self.core.deferred.realise()
+            self.core.settle()
             return returned
         except (KernelError, UnsupportedError):
             raise
@@ -420,8 +434,7 @@ class _Batched(_Run):
     def __init__(self, loaded: LoadedKernel, launch: Launch) -> None:
         super().__init__(loaded, launch)
         self.recording = RecordingCore(launch)
-        self.recording.tensor_class = self.core.tensor_class
-        self.core = self.recording
+        self.use(self.recording)
 
     def _wrap(self, array: NDArray[Any], name: str) -> Tensor:
         return self.core.wrap(array, name)
@@ -432,17 +445,37 @@ class _Batched(_Run):
         if core.depends_on_data or self.launch.printed or any(t.buffer.pending for t in results):
             raise Unrecorded
         trace = core.builder.finish(self.loaded.sources, self.loaded.dialect, self.launch.cores)
-        values = Values(core, trace)
-        values.run([t.buffer.id for t in results])
+        flags, buffers = trace.operands[:, Operand.FLAGS], trace.operands[:, Operand.BUFFER]
+        written = set(np.unique(buffers[(flags & 1) != 0]).tolist())
+        present = {number: self._adopted(number, number in written) for number in core.arrays}
+        values = Values(core.record([t.buffer.id for t in results], present))
+        values.run()
         for tensor in results:
-            home = values.home(tensor.buffer.id)
-            tensor.buffer.data, tensor.buffer.host = home.data, home.host
+            buffer = tensor.buffer
+            known = present.get(buffer.id)
+            if known is not None:
+                buffer.data, buffer.host = known.data, known.host
+            else:
+                values.hand_over(buffer)
+                buffer.materialise()
             tensor._view = None
         outputs = self._outputs(returned)
-        values.write_back()
+        for number, array in core.arrays.items():
+            host = present[number].host
+            if number in written and array.flags.writeable and trace.buffers[number].role == "input":
+                assert host is not None
+                array[...] = host.reshape(array.shape)
         return SimResult(
             outputs, tuple(self.launch.diagnostics), trace, self.launch.machine, tuple(self.launch.printed)
         )
+
+    def _adopted(self, number: int, written: bool) -> Buffer:
+        """An argument's memory; a copy of it when the kernel writes there, because the run may yet be abandoned."""
+        array, info = self.recording.arrays[number], self.recording.builder.buffers[number]
+        buffer = Buffer(number, info.space, info.name, info.shape, as_dtype(info.dtype), 1, info.row_bytes)
+        usable = array.flags.c_contiguous and not written
+        buffer.adopt(array if usable else np.array(array, order="C", copy=True))
+        return buffer
 
 
 def _run_together(runs: Sequence[_Run], bound: Sequence[Bound]) -> list[Any]:

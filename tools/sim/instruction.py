@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,21 @@ class Flag:
 Meaning = Callable[..., None]
 
 
+class Effect(Enum):
+    """What an instruction's values depend on, and where its results go: decides what may be computed later or together."""
+
+    LANES = "lanes"
+    """Each partition of the results comes from the same partition of the operands, and from nothing else."""
+    OPERANDS = "operands"
+    """The operands tell everything."""
+    KEEPS = "keeps"
+    """They do, but a result keeps part of what it held."""
+    REGISTERS = "registers"
+    """It also reads or writes registers of its engine: only in program order."""
+    BEYOND = "beyond"
+    """It also reads or writes what isn't an operand, writes only some lanes of a result, or checks the values it reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opcode:
     """One entry of the instruction set.
@@ -118,6 +133,7 @@ class Opcode:
         meaning: NumPy semantics `meaning(outs, ins, **params)` over `Tensor` operands.
         doc: one line for the documentation tools.
         source: where its limits and cost are documented.
+        effect: what its values depend on and where they go.
     """
 
     name: str
@@ -128,6 +144,7 @@ class Opcode:
     meaning: Meaning
     doc: str = ""
     source: str = ""
+    effect: Effect = Effect.OPERANDS
 
 
 OPCODES: list[Opcode] = []
@@ -135,13 +152,18 @@ BY_NAME: dict[str, Opcode] = {}
 
 
 def opcode(
-    name: str, *engines: Engine, kind: str = "compute", cost: str, source: str = ""
+    name: str,
+    *engines: Engine,
+    kind: str = "compute",
+    cost: str,
+    source: str = "",
+    effect: Effect = Effect.OPERANDS,
 ) -> Callable[[Meaning], Opcode]:
     """Register a meaning function as the instruction `name`; returns the table's entry."""
 
     def register(meaning: Meaning) -> Opcode:
         doc = (meaning.__doc__ or "").strip().split("\n")[0]
-        entry = Opcode(name, len(OPCODES), engines, kind, cost, meaning, doc, source)
+        entry = Opcode(name, len(OPCODES), engines, kind, cost, meaning, doc, source, effect)
         OPCODES.append(entry)
         BY_NAME[name] = entry
         return entry
@@ -149,9 +171,11 @@ def opcode(
     return register
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True, unsafe_hash=True
+)  # not frozen: that makes creating one, for each tile of a kernel, thrice as slow
 class BufferInfo:
-    """An allocation, as traces remember it.
+    """An allocation, as traces remember it; never changed once it is made.
 
     Attributes:
         space: `sbuf`, `psum`, `hbm`, `shared_hbm` or `private_hbm`.

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sim.instruction import BufferInfo, Inst, Opcode, Operand
+from tools.sim.instruction import BufferInfo, Inst, Operand
 from tools.sim.memory import Buffer
+from tools.sim.repetition import Repetition
+from tools.sim.steps import Form, Step, StepTable
 from tools.sim.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -41,92 +43,23 @@ class NotUniform(BaseException):
 
 
 @dataclass(slots=True)
-class Nest:
-    """Iterations of a loop whose instructions differ only by constant steps of their operands.
-
-    Attributes:
-        start: first instruction, counted from the start of the enclosing iteration (or of the launch).
-        length: instructions in an iteration.
-        trips: iterations.
-        inner: loops inside an iteration.
-    """
-
-    start: int
-    length: int
-    trips: int
-    inner: list[Nest] = field(default_factory=list)
-
-    def same(self, other: Nest) -> bool:
-        """Whether two loops have the same form."""
-        return (
-            self.start == other.start
-            and self.length == other.length
-            and self.trips == other.trips
-            and len(self.inner) == len(other.inner)
-            and all(a.same(b) for a, b in zip(self.inner, other.inner))
-        )
-
-    def shifted(self, by: int) -> Nest:
-        """The same loop, counted from elsewhere."""
-        return Nest(self.start + by, self.length, self.trips, self.inner)
-
-
-@dataclass(slots=True)
 class _Span:
     """What one iteration recorded: instructions, operands and buffers [start, stop), and the loops inside."""
 
     rows: tuple[int, int]
     operands: tuple[int, int]
     buffers: tuple[int, int]
-    inner: list[Nest]
+    inner: list[Repetition]
+    tables: _Tables | None = None
 
 
 @dataclass(slots=True)
-class Step:
-    """What the values of an instruction need beyond its trace row."""
+class _Tables:
+    """The instructions and operands of one iteration, and the first element of each operand where values are computed."""
 
-    op: Opcode
-    outs: tuple[Tensor, ...]
-    ins: tuple[Tensor, ...]
-    params: dict[str, Any] | None
-
-    def alike(self, other: Step) -> bool:
-        """Whether two steps mean the same operation on views of the same form."""
-        if self is other:
-            return True
-        if self.op is not other.op or len(self.outs) != len(other.outs) or len(self.ins) != len(other.ins):
-            return False
-        for a, b in zip((*self.outs, *self.ins), (*other.outs, *other.ins)):
-            if type(a) is not type(b) or a.shape != b.shape or a.strides != b.strides or a.dtype is not b.dtype:
-                return False
-            if a.rows is not None or b.rows is not None:
-                return False
-        mine, theirs = self.params or {}, other.params or {}
-        if mine.keys() != theirs.keys():
-            return False
-        return all(
-            self.operand(x) == other.operand(theirs[name]) if isinstance(x, Tensor) else _same(x, theirs[name])
-            for name, x in mine.items()
-        )
-
-    def operand(self, value: Any) -> int:
-        """Which operand (outputs first) a parameter is; -1 for none of them."""
-        for position, tensor in enumerate((*self.outs, *self.ins)):
-            if tensor is value:
-                return position
-        return -1
-
-
-def _same(x: Any, y: Any) -> bool:
-    if x is y:
-        return True
-    if type(x) is not type(y):
-        return False
-    if isinstance(x, bool | int | float | str | np.generic):
-        return bool(x == y)
-    if isinstance(x, tuple | list):
-        return len(x) == len(y) and all(_same(p, q) for p, q in zip(x, y))
-    return False
+    rows: Table
+    operands: Table
+    elements: Table
 
 
 @dataclass(slots=True)
@@ -164,7 +97,8 @@ class LoopRecorder:
     Attributes:
         ragged: loops whose last iteration isn't like the others.
         skipped: loops that are iterated in full.
-        nests: the uniform loops of the launch, outermost first.
+        loops: the uniform loops of the launch, outermost first.
+        table: the different steps.
         steps: for launches with values: a step an instruction, None for derived ones.
         offsets: for launches with values: first element of each operand in its buffer.
         unproven: set while a body does something that isn't known to be affine; why.
@@ -175,9 +109,10 @@ class LoopRecorder:
         self.builder = core.builder
         self.ragged = set(uneven)
         self.skipped = {loop for loop in uneven if uneven.count(loop) > 1}
-        self.nests: list[Nest] = []
+        self.loops: list[Repetition] = []
         self.unproven = False
         self.keep_steps = keep_steps
+        self.table = StepTable()
         self.steps: list[Step | None] = []
         self.offsets = array("q")
         self.home: dict[int, tuple[Any, int]] = {}
@@ -213,7 +148,7 @@ class LoopRecorder:
             for k, value in enumerate(values):
                 yield make(value, k == 0)
             return
-        outer, self.nests = self.nests, []
+        outer, self.loops = self.loops, []
         before, self.unproven = self.unproven, False
         spans: dict[int, _Span] = {}
         model = derived = 0
@@ -221,7 +156,7 @@ class LoopRecorder:
         self.running.append(loop)
         try:
             while k < trips:
-                self.nests = []
+                self.loops = []
                 row, operand, buffer = self._row(), self.builder.operand_count, len(self.builder.buffers)
                 yield make(values[k], k == 0)
                 if self.core.deferred is not None:
@@ -230,7 +165,7 @@ class LoopRecorder:
                     (row, self._row()),
                     (operand, self.builder.operand_count),
                     (buffer, len(self.builder.buffers)),
-                    self.nests,
+                    self.loops,
                 )
                 if k == 0 and not proven():
                     self.unproven = True
@@ -246,7 +181,7 @@ class LoopRecorder:
                         k = trips - tail
         finally:
             self.running.pop()
-            self.nests = outer
+            self.loops = outer
         if derived and self.unproven:
             raise NotUniform(loop)
         if spans and self.keep_steps:
@@ -256,44 +191,46 @@ class LoopRecorder:
     def _row(self) -> int:
         return len(self.builder.rows) // _ROW
 
-    def _rows(self, span: tuple[int, int]) -> Table:
-        table: Table = np.array(self.builder.rows[span[0] * _ROW : span[1] * _ROW], np.int64)
-        return table.reshape(-1, _ROW)
+    def _read(self, span: _Span) -> _Tables:
+        """What an iteration recorded."""
+        if span.tables is not None:
+            return span.tables
+        builder = self.builder
+        rows = np.array(builder.rows[span.rows[0] * _ROW : span.rows[1] * _ROW], np.int64)
+        operands = np.array(builder.operand_rows[span.operands[0] * _OPERAND : span.operands[1] * _OPERAND], np.int64)
+        elements = np.array(self.offsets[span.operands[0] : span.operands[1]] if self.keep_steps else [], np.int64)
+        return _Tables(rows.reshape(-1, _ROW), operands.reshape(-1, _OPERAND), elements)
 
-    def _operands(self, span: tuple[int, int]) -> Table:
-        table: Table = np.array(self.builder.operand_rows[span[0] * _OPERAND : span[1] * _OPERAND], np.int64)
-        return table.reshape(-1, _OPERAND)
-
-    def _first_elements(self, span: tuple[int, int]) -> Table:
-        return np.array(self.offsets[span[0] : span[1]], np.int64)
+    def _model(self, span: _Span) -> _Tables:
+        """What an iteration recorded that others are compared with: it is read again and again."""
+        span.tables = self._read(span)
+        return span.tables
 
     # -- comparing iterations ----------------------------------------------------------------------------------------
 
-    def _alike(self, a: _Span, b: _Span) -> bool:
+    def _alike(self, a: _Span, b: _Span, first: _Tables, second: _Tables) -> bool:
         """Whether two iterations recorded the same instructions on views of the same form."""
         if a.rows[1] - a.rows[0] != b.rows[1] - b.rows[0] or len(a.inner) != len(b.inner):
             return False
         if a.buffers[1] - a.buffers[0] != b.buffers[1] - b.buffers[0]:
             return False
-        x, y = self._rows(a.rows), self._rows(b.rows)
-        if not np.array_equal(x[:, _PLACED], y[:, _PLACED]):
+        if not np.array_equal(first.rows[:, _PLACED], second.rows[:, _PLACED]):
             return False
-        o, p = self._operands(a.operands), self._operands(b.operands)
+        o, p = first.operands, second.operands
         if o.shape != p.shape or not np.array_equal(o[:, _FIXED], p[:, _FIXED]):
             return False
         if not all(m.shifted(-a.rows[0]).same(n.shifted(-b.rows[0])) for m, n in zip(a.inner, b.inner)):
             return False
         if self.keep_steps:
-            for s, t in zip(self.steps[a.rows[0] : a.rows[1]], self.steps[b.rows[0] : b.rows[1]]):
-                if (s is None) != (t is None) or (s is not None and t is not None and not s.alike(t)):
-                    return False
+            return self.steps[a.rows[0] : a.rows[1]] == self.steps[b.rows[0] : b.rows[1]]
         return True
 
     def _predicts(self, a: _Span, b: _Span) -> bool:
         """Whether iteration b is a step from a that can be repeated."""
-        if not self._alike(a, b):
+        first, second = self._model(a), self._model(b)
+        if not self._alike(a, b, first, second):
             return False
-        o, p = self._operands(a.operands), self._operands(b.operands)
+        o, p = first.operands, second.operands
         move = p[:, _MOVING] - o[:, _MOVING]
         if (move[:, 0] != move[:, 1]).any() or (move[:, 2] != move[:, 3]).any():
             return False
@@ -355,13 +292,14 @@ class LoopRecorder:
 
     def _fits(self, a: _Span, b: _Span, other: _Span, far: int) -> bool:
         """Whether an iteration is what a and b (the one after a) predict for `far` iterations after b."""
-        if not self._alike(b, other):
+        first, second, third = self._model(a), self._model(b), self._read(other)
+        if not self._alike(b, other, second, third):
             return False
-        o, p, q = self._operands(a.operands), self._operands(b.operands), self._operands(other.operands)
+        o, p, q = first.operands, second.operands, third.operands
         if not np.array_equal(p[:, _MOVING] + (p - o)[:, _MOVING] * far, q[:, _MOVING]):
             return False
         if self.keep_steps:
-            x0, y0, z0 = (self._first_elements(span.operands) for span in (a, b, other))
+            x0, y0, z0 = first.elements, second.elements, third.elements
             if not np.array_equal(y0 + (y0 - x0) * far, z0):
                 return False
         for x, y, z in zip(range(*a.buffers), range(*b.buffers), range(*other.buffers)):
@@ -385,7 +323,8 @@ class LoopRecorder:
         first = len(builder.buffers)
         starts = [first + made * j for j in range(count)]
         self._add_buffers(a, b, count)
-        rows, o, p = self._rows(b.rows), self._operands(a.operands), self._operands(b.operands)
+        first_tables, tables = self._model(a), self._model(b)
+        rows, o, p = tables.rows, first_tables.operands, tables.operands
         buffers = self._buffers(o, p, a, b, ahead, starts)
         if buffers is None:
             raise NotUniform(self.running[-1])
@@ -401,7 +340,7 @@ class LoopRecorder:
         builder.operand_count += len(p) * count
         if self.keep_steps:
             self.steps.extend([None] * (len(rows) * count))
-            before, after = self._first_elements(a.operands), self._first_elements(b.operands)
+            before, after = first_tables.elements, tables.elements
             starting = after[None] + (after - before)[None] * np.array(ahead, np.int64)[:, None]
             self.offsets.frombytes(np.ascontiguousarray(starting).tobytes())
             self._mark(operands, starting, b)
@@ -439,7 +378,7 @@ class LoopRecorder:
         partly: dict[int, Buffer] = self.core.partly  # type: ignore[attr-defined]
         if not partly:
             return
-        views: list[Tensor] = []
+        views: list[Form] = []
         for step in self.steps[model.rows[0] : model.rows[1]]:
             if step is None:
                 raise NotUniform(self.running[-1])
@@ -461,16 +400,16 @@ class LoopRecorder:
     # -- the result --------------------------------------------------------------------------------------------------
 
     def _close(self, spans: dict[int, _Span], trips: int, model: int) -> None:
-        """Add the loop to the nests around it; iterations `model` and the next one show its step."""
+        """Add the loop to those around it; iterations `model` and the next one show its step."""
         derived = set(range(trips)) - spans.keys()
         if trips == 1 or spans[0].rows[0] == spans[trips - 1].rows[1]:
             for span in spans.values():
-                self.nests.extend(span.inner)
+                self.loops.extend(span.inner)
             return
         a, b = spans[model], spans[model + 1]
         if not derived and (self.unproven or not self._predicts(a, b)):
             for span in spans.values():
-                self.nests.extend(span.inner)
+                self.loops.extend(span.inner)
             return
         uniform = {model, model + 1, *derived}
         uniform.update(k for k in spans if k not in uniform and self._fits(a, b, spans[k], k - model - 1))
@@ -482,11 +421,11 @@ class LoopRecorder:
         length = b.rows[1] - b.rows[0]
         begin = b.rows[0] - (model + 1 - first) * length
         for k in range(first):
-            self.nests.extend(spans[k].inner)
-        self.nests.append(Nest(begin, length, stop - first, [n.shifted(-b.rows[0]) for n in b.inner]))
+            self.loops.extend(spans[k].inner)
+        self.loops.append(Repetition(begin, length, stop - first, [n.shifted(-b.rows[0]) for n in b.inner]))
         for k in range(stop, trips):
             if k in spans:
-                self.nests.extend(spans[k].inner)
+                self.loops.extend(spans[k].inner)
         self._share(begin, length, stop - first, b.rows[0])
 
     def _share(self, begin: int, length: int, trips: int, model: int) -> None:

@@ -132,8 +132,8 @@ class Buffer:
     """
 
     __slots__ = (
-        "address", "area", "cache", "cells", "core", "coverage", "data", "dtype", "from_data", "grid", "groups", "host", "id", "line", "name", "on_chip",
-        "partitions", "pending", "role", "row_bytes", "shape", "space", "storage", "unwritten", "written",
+        "__weakref__", "address", "area", "cache", "cells", "core", "coverage", "data", "dtype", "from_data", "grid", "groups", "host", "id", "line", "name",
+        "on_chip", "partitions", "pending", "role", "row_bytes", "shape", "space", "storage", "unwritten", "written",
     )  # fmt: skip
 
     def __init__(
@@ -200,6 +200,16 @@ class Buffer:
         if self.storage.itemsize != self.dtype.itemsize:
             nbytes = nbytes // self.dtype.itemsize * self.storage.itemsize
         self.data = _pool.take(max(nbytes, 1))
+
+    def materialise(self) -> None:
+        """Take memory if there is none, and keep account of what was written by bytes: from here on there are data."""
+        if self.data is None:
+            self.allocate()
+        coverage = self.coverage
+        if coverage is not None:
+            self.written = np.repeat(coverage.map, coverage.granule)
+            self.unwritten = coverage.missing * coverage.granule
+            self.coverage = None
 
     def __del__(self) -> None:
         data = self.data

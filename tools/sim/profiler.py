@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tools.sim.instruction import Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
-from tools.sim.nests import Cost, LoopTime, loop_times
 from tools.sim.rectangles import area
+from tools.sim.source_loops import Cost, LoopTime, loop_times
 from tools.sim.timing import ENGINES, LAW_NAMES, Timeline, Wait, on_grid
 
 ENGINE_NAMES = ("Tensor", "Vector", "Scalar", "GpSimd", "Sync")

@@ -179,6 +179,10 @@ class Tensor:
             buffer = self.buffer
             if isinstance(self.rows, Outside):
                 self.rows.refuse(self, "this view", self.name)
+            if buffer.data is None:
+                core = context.find()
+                if core is not None:
+                    core.settle()
             assert buffer.data is not None
             if buffer.storage.itemsize == buffer.dtype.itemsize:
                 storage, item = self.dtype.storage, self.dtype.itemsize

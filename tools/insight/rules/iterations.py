@@ -10,7 +10,7 @@ from tools.insight.advice import Advice, Case, rule
 from tools.insight.counterfactual import Counterfactual
 from tools.insight.gaps import written_tiles
 from tools.sim.instruction import Inst, Operand
-from tools.sim.nests import LoopTime, iterations_of
+from tools.sim.source_loops import LoopTime, iterations_of
 from tools.sim.timing import Wait
 
 Ints = NDArray[np.int64]

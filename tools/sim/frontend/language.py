@@ -83,10 +83,16 @@ def ndarray(shape: Any, dtype: Any, buffer: Any = sbuf, name: str = "", address:
                 fix=f"use a multiple of {core.machine.psum_bank_bytes}",
             )
         place = (partition, offset)
-    sizes = tuple(context.index_value(n) for n in shape) if not isinstance(shape, int) else (shape,)
+    if type(shape) is tuple and set(map(type, shape)) == _INTEGERS:
+        sizes = shape
+    else:
+        sizes = tuple(context.index_value(n) for n in shape) if not isinstance(shape, int) else (shape,)
     if space == "shared_hbm":
         return _shared(sizes, dtype, name)
     return core.allocate(sizes, _dtype(dtype), space, name=name or "", address=place)
+
+
+_INTEGERS = {int}
 
 
 def _shared(shape: tuple[int, ...], dtype: Any, name: str) -> Tensor:
@@ -349,7 +355,7 @@ def _not_in_no_reorder(api: str) -> None:
 def device_print(print_prefix: str, tensor: Any = None) -> None:
     """Print a tensor's values at run time."""
     core = context.current()
-    values = tensor.read() if isinstance(tensor, Tensor) and core.data else tensor
+    values = tensor.read() if isinstance(tensor, Tensor) and core.settle() else tensor
     core.launch.printed.append(f"{print_prefix} {values}")
     print(print_prefix, values)
 

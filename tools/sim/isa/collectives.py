@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tools.sim import context
 from tools.sim.core import Core
-from tools.sim.instruction import Engine, opcode
+from tools.sim.instruction import Effect, Engine, opcode
 from tools.sim.isa import ops
 from tools.sim.isa.control import Register
 from tools.sim.isa.multicore import issue_at
@@ -45,7 +45,9 @@ class ReplicaGroup:
         return f"ReplicaGroup({self.replica_groups})"
 
 
-@opcode("collective", Engine.SYNC, kind="dma", cost="collective", source="NKI collectives reference")
+@opcode(
+    "collective", Engine.SYNC, kind="dma", cost="collective", source="NKI collectives reference", effect=Effect.BEYOND
+)
 def COLLECTIVE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], values: Sequence[Array]) -> None:
     """Each dst = what the exchange gives this rank."""
     for dst, value in zip(outs, values):
@@ -123,8 +125,8 @@ def _exchange(
 
     def finish(arrived: dict[int, Any]) -> None:
         first = {rank: next(s for r, s, _ in seats if r == rank) for rank in ranks}
-        values = {rank: [t.read().copy() for t in arrived[first[rank]][0]] for rank in ranks} if core.data else {}
-        results = work(values) if core.data else {rank: [] for rank in ranks}
+        values = {rank: [t.read().copy() for t in arrived[first[rank]][0]] for rank in ranks} if core.settle() else {}
+        results = work(values) if core.settle() else {rank: [] for rank in ranks}
         for rank in ranks:
             sources, targets, place = arrived[first[rank]]
             mate = next(m for _, s, m in seats if s == first[rank])

@@ -9,7 +9,7 @@ import numpy as np
 
 from tools.sim import context
 from tools.sim.errors import SourceRange
-from tools.sim.instruction import Engine, opcode
+from tools.sim.instruction import Effect, Engine, opcode
 from tools.sim.isa.enums import nc_version
 from tools.sim.isa.operands import tensor
 from tools.sim.tensor import Tensor
@@ -82,7 +82,7 @@ class Register:
         self.value = value
 
 
-@opcode("register_load", kind="control", cost="control", source="ISA register_load")
+@opcode("register_load", kind="control", cost="control", source="ISA register_load", effect=Effect.BEYOND)
 def REGISTER_LOAD(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], register: Register) -> None:
     """register = the one element of a tensor."""
     value = ins[0].read().reshape(-1)[0]
@@ -134,7 +134,7 @@ def register_move(dst: Any, src: Any = None, imm: Any = None, name: str | None =
     register.set(value.value if isinstance(value, Register) else int(value))
 
 
-@opcode("register_store", kind="control", cost="control", source="ISA register_store")
+@opcode("register_store", kind="control", cost="control", source="ISA register_store", effect=Effect.BEYOND)
 def REGISTER_STORE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], register: Register) -> None:
     """The one element of a tensor = register."""
     outs[0].write(np.asarray(register.value).reshape((1,) * outs[0].ndim))

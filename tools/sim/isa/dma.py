@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.sim import context
-from tools.sim.instruction import Engine, Flag, opcode
+from tools.sim.instruction import Effect, Engine, Flag, opcode
 from tools.sim.isa.enums import dge_mode as dge
 from tools.sim.isa.enums import engine as engine_enum
 from tools.sim.isa.enums import oob_mode as oob
-from tools.sim.isa.operands import inside, tensor, transposed
+from tools.sim.isa.operands import forms, inside, tensor, transposed
 from tools.sim.tensor import Outside, Tensor, to_integer
 
 _TRIGGERS = (Engine.SYNC, Engine.SCALAR, Engine.GPSIMD, Engine.VECTOR, Engine.TENSOR, Engine.UNKNOWN)
@@ -124,7 +124,7 @@ def _copy_inside(dst: Tensor, src: Tensor) -> None:
         target.wrote()
 
 
-@opcode("dma_copy", kind="dma", cost="dma", source="ISA dma_copy; DMA bandwidth guide")
+@opcode("dma_copy", kind="dma", cost="dma", source="ISA dma_copy; DMA bandwidth guide", effect=Effect.LANES)
 def DMA_COPY(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], skip: bool, accumulate: Any) -> None:
     """dst = src in row-major order, cast through float32 when the types differ; gathers and scatters rows."""
     dst, src = outs[0], ins[0]
@@ -227,6 +227,46 @@ def dma_copy(
         dst_rmw_op: accumulate into dst (0.2 spelling; moved to dma_compute in 0.3).
         unique_indices: must be True: rows of one scatter may not repeat (0.2 spelling).
     """
+    core = context.current()
+    key = forms(dst, src) if unique_indices else None
+    known = core.legal.get((DMA_COPY.code, id(engine), id(dge_mode), key)) if key is not None else None
+    if known is None:
+        known = _check_dma_copy(dst, src, dge_mode, engine, unique_indices)
+        if key is not None:
+            core.legal[DMA_COPY.code, id(engine), id(dge_mode), key] = known
+    flags, rows, free, run, trigger, nbytes = known
+    accumulate = None
+    if dst_rmw_op is not None:
+        from tools.sim.isa.ops import alu
+
+        accumulate = alu(dst_rmw_op, "dst_rmw_op").function
+        flags |= Flag.DMA_RMW
+    skip = getattr(oob_mode, "name", oob_mode) == "skip"
+    index: tuple[Tensor, ...] = ()
+    if src.rows is not None or dst.rows is not None:
+        for tile, label in ((src, "src"), (dst, "dst")):
+            if not skip or not (isinstance(tile.rows, Outside) and tile.rows.dynamic):
+                inside(tile, label, api="dma_copy")
+        index = tuple(t.rows.index for t in (src, dst) if t.rows is not None and not isinstance(t.rows, Outside))
+    core.issue(
+        DMA_COPY,
+        trigger,
+        (dst,),
+        (src, *index),
+        free=free,
+        partitions=rows,
+        aux=run,
+        nbytes=nbytes,
+        flags=flags,
+        update=accumulate is not None,
+        params={"skip": skip, "accumulate": accumulate},
+    )
+
+
+def _check_dma_copy(
+    dst: Any, src: Any, dge_mode: Any, engine: Any, unique_indices: bool
+) -> tuple[int, int, int, int, Engine, int]:
+    """Flags, partitions, elements and shortest run (see `dma_flags`), the triggering engine, and bytes moved."""
     api = "dma_copy"
     dst = tensor(dst, "dst", api=api)
     src = tensor(src, "src", api=api)
@@ -264,32 +304,8 @@ def dma_copy(
             limit=True,
             fix="leave it at True; the DMA engines can't order equal indices",
         )
-    accumulate = None
-    if dst_rmw_op is not None:
-        from tools.sim.isa.ops import alu
-
-        accumulate = alu(dst_rmw_op, "dst_rmw_op").function
-    flags, rows, free, run = dma_flags(dst, src, dge_mode)
-    if accumulate is not None:
-        flags |= Flag.DMA_RMW
-    skip = getattr(oob_mode, "name", oob_mode) == "skip"
-    for tile, label in ((src, "src"), (dst, "dst")):
-        if not skip or not (isinstance(tile.rows, Outside) and tile.rows.dynamic):
-            inside(tile, label, api=api)
-    index = tuple(t.rows.index for t in (src, dst) if t.rows is not None and not isinstance(t.rows, Outside))
-    context.current().issue(
-        DMA_COPY,
-        _trigger(engine, api),
-        (dst,),
-        (src, *index),
-        free=free,
-        partitions=rows,
-        aux=run,
-        nbytes=dst.size * max(dst.dtype.itemsize, src.dtype.itemsize),
-        flags=flags,
-        update=accumulate is not None,
-        params={"skip": skip, "accumulate": accumulate},
-    )
+    nbytes = dst.size * max(dst.dtype.itemsize, src.dtype.itemsize)
+    return *dma_flags(dst, src, dge_mode), _trigger(engine, api), nbytes
 
 
 _PERMUTATIONS = ((1, 0), (2, 1, 0), (3, 1, 2, 0))

@@ -9,7 +9,7 @@ import numpy as np
 
 from tools.sim import context, dtypes
 from tools.sim.core import common_flags
-from tools.sim.instruction import Engine, opcode
+from tools.sim.instruction import Effect, Engine, opcode
 from tools.sim.isa.operands import (
     on_chip,
     require_dtype,
@@ -43,7 +43,7 @@ def _same_dtype(dst: Tensor, src: Tensor, names: tuple[str, str], api: str) -> N
         )
 
 
-@opcode("nc_stream_shuffle", Engine.VECTOR, cost="vector", source="ISA nc_stream_shuffle")
+@opcode("nc_stream_shuffle", Engine.VECTOR, cost="vector", source="ISA nc_stream_shuffle", effect=Effect.BEYOND)
 def NC_STREAM_SHUFFLE(outs: Outs, ins: Outs, rows: list[tuple[int, int]]) -> None:
     """Partition i of each quadrant of dst = partition mask[i] of the same quadrant of src."""
     dst, src = outs[0], ins[0]
@@ -115,7 +115,7 @@ def nc_stream_shuffle(dst: Tensor, src: Tensor, shuffle_mask: Sequence[Any], nam
     )
 
 
-@opcode("local_gather", Engine.GPSIMD, cost="gpsimd", source="ISA local_gather")
+@opcode("local_gather", Engine.GPSIMD, cost="gpsimd", source="ISA local_gather", effect=Effect.BEYOND)
 def LOCAL_GATHER(outs: Outs, ins: Outs, run: int, count: int) -> None:
     """Each group of 16 partitions gathers runs of elements at the positions that the group's index tile lists."""
     dst, (src, index) = outs[0], ins
@@ -207,7 +207,7 @@ def local_gather(
     )
 
 
-@opcode("nc_n_gather", Engine.GPSIMD, cost="gpsimd", source="ISA nc_n_gather")
+@opcode("nc_n_gather", Engine.GPSIMD, cost="gpsimd", source="ISA nc_n_gather", effect=Effect.BEYOND)
 def NC_N_GATHER(outs: Outs, ins: Outs) -> None:
     """dst[p, i] = data[p, indices[p, i]] over the flattened free dimensions."""
     dst, (data, indices) = outs[0], ins
@@ -295,7 +295,7 @@ def sequence_bounds(dst: Tensor, segment_ids: Tensor, name: str | None = None) -
     )
 
 
-@opcode("nonzero_with_count", Engine.GPSIMD, cost="gpsimd", source="ISA nonzero_with_count")
+@opcode("nonzero_with_count", Engine.GPSIMD, cost="gpsimd", source="ISA nonzero_with_count", effect=Effect.BEYOND)
 def NONZERO_WITH_COUNT(outs: Outs, ins: Outs, offset: int, padding: int) -> None:
     """In partitions 0, 16, 32...: positions of nonzero elements, then padding, then their count."""
     dst, src = outs[0], ins[0]

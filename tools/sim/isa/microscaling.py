@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tools.sim import context, dtypes
 from tools.sim.core import common_flags
-from tools.sim.instruction import Engine, Flag, opcode
+from tools.sim.instruction import Effect, Engine, Flag, opcode
 from tools.sim.isa.operands import on_chip, require_dtype, require_free, require_generation, shaped
 from tools.sim.isa.tensor import accumulation_mode, store_product
 from tools.sim.tensor import Tensor
@@ -61,7 +61,7 @@ def scale_factors(tile: Tensor, partitions: int, columns: int) -> NDArray[np.flo
     return np.repeat(factors, GROUP, axis=0)
 
 
-@opcode("quantize_mx", Engine.VECTOR, cost="vector", source="ISA quantize_mx")
+@opcode("quantize_mx", Engine.VECTOR, cost="vector", source="ISA quantize_mx", effect=Effect.BEYOND)
 def QUANTIZE_MX(outs: Outs, ins: Outs) -> None:
     """MXFP8 data and one power-of-two scale for each group of 8 partitions x 4 elements."""
     dst, scale = outs

@@ -11,7 +11,7 @@ from typing import Any
 
 from tools.sim import context
 from tools.sim.core import Core, Place
-from tools.sim.instruction import Engine, Flag, opcode
+from tools.sim.instruction import Effect, Engine, Flag, opcode
 from tools.sim.isa.enums import dma_engine as engines
 from tools.sim.isa.operands import on_chip, pick_engine, require_generation, same_free, same_partitions, tensor
 from tools.sim.tensor import Tensor
@@ -44,7 +44,7 @@ def _pair(api: str) -> Core:
     return core
 
 
-@opcode("sendrecv", Engine.GPSIMD, kind="dma", cost="dma", source="ISA sendrecv")
+@opcode("sendrecv", Engine.GPSIMD, kind="dma", cost="dma", source="ISA sendrecv", effect=Effect.BEYOND)
 def SENDRECV(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], values: Any) -> None:
     """dst = the tile that the other core sends."""
     outs[0].write(values.reshape(outs[0].shape))
@@ -134,7 +134,7 @@ def sendrecv(
                     limit=list(sender[0].shape),
                     fix="slice both tiles to one shape",
                 )
-            moved[index] = sender[0].read().copy() if core.data else None
+            moved[index] = sender[0].read().copy() if core.settle() else None
         for index, (seat, given) in by_index.items():
             sent = by_index[given[3]][1][0]
             rows, free = given[1].shape[0], given[1].size // given[1].shape[0]
@@ -157,7 +157,7 @@ def sendrecv(
 
 
 @opcode("core_barrier", Engine.GPSIMD, *(e for e in Engine if e < Engine.SYNC and e is not Engine.GPSIMD), kind="control",
-        cost="control", source="ISA core_barrier")  # fmt: skip
+        cost="control", source="ISA core_barrier", effect=Effect.BEYOND)  # fmt: skip
 def CORE_BARRIER(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...]) -> None:
     """Both cores wait for each other."""
 

@@ -15,6 +15,16 @@ from tools.sim.isa.enums import engine as engine_enum
 from tools.sim.tensor import Outside, Tensor
 
 
+def forms(*values: Any) -> tuple[Any, ...] | None:
+    """What an instruction's checks and cost flags depend on, for operands that are plain views; None for others."""
+    key: list[Any] = []
+    for value in values:
+        if not isinstance(value, Tensor) or value.rows is not None:
+            return None
+        key += (value.shape, value.strides, value.dtype.code, value.buffer.space)
+    return tuple(key)
+
+
 def tensor(value: Any, name: str, *, api: str) -> Tensor:
     """`value`, which must be a tensor with at least one element."""
     if isinstance(value, Tensor) and 0 in value.shape:
@@ -240,15 +250,24 @@ _SQUARE = 128
 """Rows and columns of the blocks that are transposed one by one then."""
 
 
+def copy_transposed(target: NDArray[Any], source: NDArray[Any]) -> None:
+    """target [F, P] = source [P, F] transposed, quickly wherever the rows of the source lie."""
+    if source.strides[0] % _CACHE_PITCH or len(source) == 1:
+        np.copyto(target, source.T)
+        return
+    room = np.empty((_SQUARE, _SQUARE + 1), source.dtype)  # rows of odd length: their columns stay in the cache
+    for row in range(0, source.shape[0], _SQUARE):
+        for column in range(0, source.shape[1], _SQUARE):
+            block = source[row : row + _SQUARE, column : column + _SQUARE]
+            moved = room[: block.shape[0], : block.shape[1]]
+            np.copyto(moved, block)
+            np.copyto(target[column : column + _SQUARE, row : row + _SQUARE], moved.T)
+
+
 def transposed(values: NDArray[Any]) -> NDArray[Any]:
-    """`values` [P, F] transposed: [F, P], a view or, where walking down columns is slow, a contiguous copy."""
-    if values.strides[0] % _CACHE_PITCH or len(values) == 1:
-        return values.T
+    """`values` [P, F] transposed: a contiguous copy [F, P]."""
     turned = np.empty(values.shape[::-1], values.dtype)
-    for row in range(0, values.shape[0], _SQUARE):
-        for column in range(0, values.shape[1], _SQUARE):
-            block = np.ascontiguousarray(values[row : row + _SQUARE, column : column + _SQUARE])
-            turned[column : column + _SQUARE, row : row + _SQUARE] = block.T
+    copy_transposed(turned, values)
     return turned
 
 

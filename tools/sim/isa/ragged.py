@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.sim import context
-from tools.sim.instruction import Engine, opcode
+from tools.sim.instruction import Effect, Engine, opcode
 from tools.sim.isa.collectives import group_ranks, operands, require_hbm, seats_of
 from tools.sim.isa.multicore import issue_at
 from tools.sim.isa.operands import tensor
@@ -32,7 +32,9 @@ class Chunk(NamedTuple):
     values: Array
 
 
-@opcode("collective_v", Engine.SYNC, kind="dma", cost="collective", source="NKI collectives reference")
+@opcode(
+    "collective_v", Engine.SYNC, kind="dma", cost="collective", source="NKI collectives reference", effect=Effect.BEYOND
+)
 def COLLECTIVE_V(
     outs: tuple[Tensor, ...], ins: tuple[Tensor, ...], chunks: Sequence[Chunk], counts: Array | None
 ) -> None:
@@ -196,7 +198,7 @@ def _exchange(
     def finish(arrived: dict[int, Any]) -> None:
         first = {rank: next(s for r, s, _ in seats if r == rank) for rank in ranks}
         chunks: dict[int, list[Chunk]] = {rank: [] for rank in ranks}
-        if core.data:
+        if core.settle():
             known = {r: _inputs(arrived[first[r]][2], columns, displaced) for r in ranks}
             sources = {r: arrived[first[r]][0].read().reshape(-1).copy() for r in ranks}
             for k, rank in enumerate(ranks):
@@ -214,7 +216,9 @@ def _exchange(
                 continue
             row = own_metadata[(*([0] * (own_metadata.ndim - 2)), slice(2, 3))] if not counts_known else None
             counts = (
-                np.array([c.values.size for c in chunks[rank]], np.uint32) if row is not None and core.data else None
+                np.array([c.values.size for c in chunks[rank]], np.uint32)
+                if row is not None and core.settle()
+                else None
             )
             if leads:
                 issue_at(

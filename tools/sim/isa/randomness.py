@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tools.sim import context, dtypes
 from tools.sim.core import common_flags
-from tools.sim.instruction import Engine, opcode
+from tools.sim.instruction import Effect, Engine, opcode
 from tools.sim.isa.operands import (
     forbid_psum_on_gpsimd,
     is_tensor,
@@ -71,7 +71,7 @@ def uniform(lanes: int, count: int, engine: Engine = Engine.VECTOR) -> NDArray[n
     return (random_bits(engine, lanes, count) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
-@opcode("rng", Engine.VECTOR, Engine.GPSIMD, cost="vector", source="ISA rng")
+@opcode("rng", Engine.VECTOR, Engine.GPSIMD, cost="vector", source="ISA rng", effect=Effect.REGISTERS)
 def RNG(outs: Outs, ins: Outs, engine: Engine) -> None:
     """Random bits: the low bits of 32-bit numbers."""
     dst = outs[0]
@@ -106,7 +106,7 @@ def rng(dst: Tensor, engine: Any = None, name: str | None = None) -> None:
     )
 
 
-@opcode("rand2", Engine.VECTOR, cost="vector", source="ISA rand2")
+@opcode("rand2", Engine.VECTOR, cost="vector", source="ISA rand2", effect=Effect.REGISTERS)
 def RAND2(outs: Outs, ins: Outs, low: Any, high: Any) -> None:
     """Uniform random numbers between two bounds."""
     dst = outs[0]
@@ -153,7 +153,7 @@ def draw_uniform(dst: Tensor, low: Any, high: Any, api: str) -> None:
     )
 
 
-@opcode("dropout", Engine.VECTOR, cost="vector", source="ISA dropout")
+@opcode("dropout", Engine.VECTOR, cost="vector", source="ISA dropout", effect=Effect.REGISTERS)
 def DROPOUT(outs: Outs, ins: Outs, probability: Any) -> None:
     """dst = data with elements replaced by 0 at the given probability."""
     dst, data = outs[0], ins[0]
@@ -200,7 +200,7 @@ def dropout(dst: Tensor, data: Tensor, prob: Any, name: str | None = None) -> No
     )
 
 
-@opcode("set_rng_seed", Engine.VECTOR, cost="vector", source="ISA set_rng_seed")
+@opcode("set_rng_seed", Engine.VECTOR, cost="vector", source="ISA set_rng_seed", effect=Effect.REGISTERS)
 def SET_RNG_SEED(outs: Outs, ins: Outs) -> None:
     """Seed the Vector Engine's generators from one 32-bit value."""
     seed = int(ins[0].read().reshape(-1).view(np.uint32)[0])
@@ -231,7 +231,9 @@ def _state_engine(engine: Any, api: str) -> Engine:
     return unit
 
 
-@opcode("rand_set_state", Engine.GPSIMD, Engine.VECTOR, cost="gpsimd", source="ISA rand_set_state")
+@opcode(
+    "rand_set_state", Engine.GPSIMD, Engine.VECTOR, cost="gpsimd", source="ISA rand_set_state", effect=Effect.REGISTERS
+)
 def RAND_SET_STATE(outs: Outs, ins: Outs, engine: Engine) -> None:
     """Load the generators' state words, one lane a partition."""
     words = ins[0].read()
@@ -258,7 +260,9 @@ def rand_set_state(src_seeds: Tensor, engine: Any = None, name: str | None = Non
     )
 
 
-@opcode("rand_get_state", Engine.GPSIMD, Engine.VECTOR, cost="gpsimd", source="ISA rand_get_state")
+@opcode(
+    "rand_get_state", Engine.GPSIMD, Engine.VECTOR, cost="gpsimd", source="ISA rand_get_state", effect=Effect.REGISTERS
+)
 def RAND_GET_STATE(outs: Outs, ins: Outs, engine: Engine) -> None:
     """Store the generators' state words, one lane a partition."""
     dst = outs[0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from tools.sim import context
 from tools.sim.core import common_flags
-from tools.sim.instruction import Engine, Flag, opcode
+from tools.sim.instruction import Effect, Engine, Flag, opcode
 from tools.sim.isa import ops
 from tools.sim.isa.enums import reduce_cmd as reduce_command
 from tools.sim.isa.operands import (
@@ -27,7 +27,7 @@ from tools.sim.isa.vector import lane_result, psum_flags
 from tools.sim.tensor import Tensor
 
 
-@opcode("activation", Engine.SCALAR, cost="scalar", source="ISA activation")
+@opcode("activation", Engine.SCALAR, cost="scalar", source="ISA activation", effect=Effect.LANES)
 def ACTIVATION(
     outs: tuple[Tensor, ...],
     ins: tuple[Tensor, ...],
@@ -208,7 +208,7 @@ _PROLOGUES = (
 )
 
 
-@opcode("activate2", Engine.SCALAR, cost="scalar", source="ISA activate2")
+@opcode("activate2", Engine.SCALAR, cost="scalar", source="ISA activate2", effect=Effect.REGISTERS)
 def ACTIVATE2(
     outs: tuple[Tensor, ...],
     ins: tuple[Tensor, ...],

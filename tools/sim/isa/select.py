@@ -8,7 +8,7 @@ import numpy as np
 
 from tools.sim import context, dtypes
 from tools.sim.core import common_flags
-from tools.sim.instruction import Engine, Flag, opcode
+from tools.sim.instruction import Effect, Engine, Flag, opcode
 from tools.sim.isa import ops
 from tools.sim.isa.enums import reduce_cmd as commands
 from tools.sim.isa.operands import (
@@ -47,7 +47,7 @@ def _maximum(op: Any, *, api: str) -> ops.AluOp:
     return folder
 
 
-@opcode("range_select", Engine.VECTOR, cost="vector", source="ISA range_select")
+@opcode("range_select", Engine.VECTOR, cost="vector", source="ISA range_select", effect=Effect.REGISTERS)
 def RANGE_SELECT(
     outs: Outs, ins: Outs, compare0: Any, compare1: Any, start: int, fill: float, reduce_op: Any, order: Any
 ) -> None:
@@ -159,7 +159,7 @@ def range_select(
     )
 
 
-@opcode("select_reduce", Engine.VECTOR, cost="vector2", source="ISA select_reduce")
+@opcode("select_reduce", Engine.VECTOR, cost="vector2", source="ISA select_reduce", effect=Effect.REGISTERS)
 def SELECT_REDUCE(outs: Outs, ins: Outs, other: Any, reverse: bool, reduce_op: Any, order: Any) -> None:
     """dst = on_true where the predicate is not 0, else on_false; optionally the maximum into the registers."""
     dst, (predicate, data) = outs[0], ins[:2]
@@ -237,7 +237,13 @@ def select_reduce(
     )
 
 
-@opcode("tensor_scalar_cumulative", Engine.VECTOR, cost="vector2", source="ISA tensor_scalar_cumulative")
+@opcode(
+    "tensor_scalar_cumulative",
+    Engine.VECTOR,
+    cost="vector2",
+    source="ISA tensor_scalar_cumulative",
+    effect=Effect.REGISTERS,
+)
 def TENSOR_SCALAR_CUMULATIVE(outs: Outs, ins: Outs, op0: Any, value: Any, op1: Any, order: Any, initial: Any) -> None:
     """dst[i] = op1(op0(src[i], imm0), dst[i - 1]) along the free dimensions, starting from the registers."""
     dst, src = outs[0], ins[0]
@@ -323,7 +329,7 @@ def tensor_scalar_cumulative(
     )
 
 
-@opcode("exponential", Engine.VECTOR, cost="vector", source="ISA exponential")
+@opcode("exponential", Engine.VECTOR, cost="vector", source="ISA exponential", effect=Effect.REGISTERS)
 def EXPONENTIAL(outs: Outs, ins: Outs, shift: Any, order: Any, initial: Any) -> None:
     """dst = exp(src - max_value), and optionally its sum into the registers."""
     dst, src = outs[0], ins[0]

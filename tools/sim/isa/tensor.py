@@ -15,7 +15,7 @@ from tools.sim.core import common_flags
 from tools.sim.indirection import IndirectTensor
 from tools.sim.instruction import Engine, Flag, opcode
 from tools.sim.isa.enums import matmul_perf_mode
-from tools.sim.isa.operands import on_chip, pick_engine, shaped, transposed
+from tools.sim.isa.operands import copy_transposed, forms, on_chip, pick_engine, shaped
 from tools.sim.tensor import Tensor
 
 _FP8 = (dtypes.float8_e4m3, dtypes.float8_e4m3fn, dtypes.float8_e5m2)
@@ -136,7 +136,7 @@ def accumulation_mode(dst: Tensor, accumulate: bool | None) -> str:
             _foreign_accumulation(dst)
         groups[key] = region
         return "add"
-    if overlaps and context.current().data:
+    if overlaps and context.current().settle():
         return "merge"
     groups[key] = region
     return "merge" if overlaps else "set"
@@ -147,7 +147,8 @@ def _foreign_accumulation(dst: Tensor) -> None:
     core = context.current()
     if dst.buffer.from_data:
         return
-    fresh = dst.buffer.pending and dst.buffer.written is None and not dst.buffer.cells
+    buffer = dst.buffer
+    fresh = buffer.pending and buffer.written is None and buffer.coverage is None and not buffer.cells
     if fresh or core.machine.generation < 4:
         what = "nothing has" if fresh else "no matmul has"
         context.warn(
@@ -157,7 +158,7 @@ def _foreign_accumulation(dst: Tensor) -> None:
             operand="dst",
             fix="start the group with accumulate=False (or None on a fresh tile)",
         )
-    if fresh and core.data:
+    if fresh and core.settle():
         dst.read()
 
 
@@ -456,7 +457,12 @@ def _transpose_dtype(dst: Tensor, data: Tensor, generation: int) -> None:
 def NC_TRANSPOSE(outs: tuple[Tensor, ...], ins: tuple[Tensor, ...]) -> None:
     """dst[F, P] = data[P, F] transposed, bit for bit."""
     dst, data = outs[0], ins[0]
-    dst.write(shaped(transposed(data.read().reshape(data.shape[0], -1)), dst.shape))
+    values, target = data.read(), dst.view()
+    if values.ndim == 2 and target.ndim == 2 and values.dtype == target.dtype:
+        copy_transposed(target, values)
+        dst.wrote()
+    else:
+        dst.write(shaped(values.reshape(data.shape[0], -1).T, dst.shape))
 
 
 def nc_transpose(dst: Tensor, data: Tensor, engine: Any = None, name: str | None = None) -> None:
@@ -467,8 +473,25 @@ def nc_transpose(dst: Tensor, data: Tensor, engine: Any = None, name: str | None
         data: tile [P, F]; at most 128x128 on the Tensor Engine (from SBUF), 32x32 on the Vector Engine.
         engine: by default the Tensor Engine when dst is in PSUM, else the Vector Engine.
     """
-    api = "nc_transpose"
     core = context.current()
+    key = forms(dst, data)
+    known = core.legal.get((NC_TRANSPOSE.code, id(engine), key)) if key is not None else None
+    if known is None:
+        known = _check_transpose(dst, data, engine)
+        if key is not None:
+            core.legal[NC_TRANSPOSE.code, id(engine), key] = known
+    unit, p, f, flags = known
+    if dst.buffer.groups is None and dst.buffer.space == "psum":
+        dst.buffer.groups = {}
+    core.issue(
+        NC_TRANSPOSE, unit, (dst,), (data,), free=p if unit is Engine.TENSOR else f, partitions=p, aux=f, flags=flags
+    )
+
+
+def _check_transpose(dst: Any, data: Any, engine: Any) -> tuple[Engine, int, int, int]:
+    """Engine, partitions and elements of the data, and flags."""
+    api = "nc_transpose"
+    generation = context.current().machine.generation
     dst = on_chip(dst, "dst", api=api)
     data = on_chip(data, "data", api=api)
     p, f = _flat2(data)
@@ -504,10 +527,5 @@ def nc_transpose(dst: Tensor, data: Tensor, engine: Any = None, name: str | None
                 fix="put data in SBUF and dst in PSUM, or use the Vector Engine",
             )
         if dst.dtype.itemsize != data.dtype.itemsize:
-            _transpose_dtype(dst, data, core.machine.generation)
-    flags = common_flags(dst, data) | Flag.TRANSPOSE | (Flag.FP32 if data.dtype.itemsize == 4 else 0)
-    if dst.buffer.groups is None and dst.buffer.space == "psum":
-        dst.buffer.groups = {}
-    core.issue(
-        NC_TRANSPOSE, unit, (dst,), (data,), free=p if unit is Engine.TENSOR else f, partitions=p, aux=f, flags=flags
-    )
+            _transpose_dtype(dst, data, generation)
+    return unit, p, f, common_flags(dst, data) | Flag.TRANSPOSE | (Flag.FP32 if data.dtype.itemsize == 4 else 0)

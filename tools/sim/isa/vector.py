@@ -12,12 +12,14 @@ import numpy as np
 
 from tools.sim import context, dtypes
 from tools.sim.core import common_flags
-from tools.sim.instruction import Engine, Flag, opcode
+from tools.sim.instruction import Effect, Engine, Flag, opcode
 from tools.sim.isa import ops
 from tools.sim.isa.enums import reduce_cmd
 from tools.sim.isa.operands import (
+    copy_transposed,
     forbid_psum_on_gpsimd,
     forbid_two_psum,
+    forms,
     is_tensor,
     lane_bits,
     lane_scalar,
@@ -51,7 +53,15 @@ def psum_flags(dst: Tensor, *sources: Tensor) -> int:
 # -- copies and fills --------------------------------------------------------------------------------------------------
 
 
-@opcode("tensor_copy", Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, cost="vector", source="ISA tensor_copy")
+@opcode(
+    "tensor_copy",
+    Engine.VECTOR,
+    Engine.SCALAR,
+    Engine.GPSIMD,
+    cost="vector",
+    source="ISA tensor_copy",
+    effect=Effect.LANES,
+)
 def TENSOR_COPY(outs: Outs, ins: Outs, through_float: bool = False) -> None:
     """dst = src, cast to dst's type; bit-exact when the types are equal."""
     dst, src = outs[0], ins[0]
@@ -68,15 +78,22 @@ def tensor_copy(dst: Tensor, src: Tensor, engine: Any = None, name: str | None =
         dst, src: tiles [P, F...] with equal P and equal elements per partition.
         engine: Vector (default), Scalar or GpSimd; GpSimd can't access PSUM. Scalar copies go through float32 on trn1.
     """
-    dst = on_chip(dst, "dst", api="tensor_copy")
-    src = on_chip(src, "src", api="tensor_copy")
-    p = same_partitions(("dst", dst), ("src", src), api="tensor_copy")
-    n = same_free(("dst", dst), ("src", src), api="tensor_copy")
-    unit = pick_engine(engine, TENSOR_COPY.engines, api="tensor_copy")
-    forbid_psum_on_gpsimd(unit, (dst, src), api="tensor_copy")
-    flags = common_flags(dst, src) | psum_flags(dst, src) | Flag.COPY_LIKE
     core = context.current()
-    params = {"through_float": True} if unit is Engine.SCALAR and core.machine.generation < 3 else None
+    key = forms(dst, src)
+    known = core.legal.get((TENSOR_COPY.code, id(engine), key)) if key is not None else None
+    if known is None:
+        dst = on_chip(dst, "dst", api="tensor_copy")
+        src = on_chip(src, "src", api="tensor_copy")
+        p = same_partitions(("dst", dst), ("src", src), api="tensor_copy")
+        n = same_free(("dst", dst), ("src", src), api="tensor_copy")
+        unit = pick_engine(engine, TENSOR_COPY.engines, api="tensor_copy")
+        forbid_psum_on_gpsimd(unit, (dst, src), api="tensor_copy")
+        flags = common_flags(dst, src) | psum_flags(dst, src) | Flag.COPY_LIKE
+        params = {"through_float": True} if unit is Engine.SCALAR and core.machine.generation < 3 else None
+        known = unit, n, p, flags, params
+        if key is not None:
+            core.legal[TENSOR_COPY.code, id(engine), key] = known
+    unit, n, p, flags, params = known
     core.issue(TENSOR_COPY, unit, (dst,), (src,), free=n, partitions=p, flags=flags, params=params)
 
 
@@ -90,7 +107,7 @@ def tensor_copy_dynamic_dst(dst: Tensor, src: Tensor, engine: Any = None, name: 
     tensor_copy(dst, src, engine, name)
 
 
-@opcode("memset", Engine.VECTOR, Engine.GPSIMD, cost="memset", source="ISA memset")
+@opcode("memset", Engine.VECTOR, Engine.GPSIMD, cost="memset", source="ISA memset", effect=Effect.LANES)
 def MEMSET(outs: Outs, ins: Outs, value: Any) -> None:
     """Fill dst with one value."""
     dst = outs[0]
@@ -156,7 +173,7 @@ def _binary(op: ops.AluOp, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Any:
         return op.function(shaped(x, shape), shaped(y, shape))
 
 
-@opcode("tensor_tensor", Engine.VECTOR, Engine.GPSIMD, cost="vector2", source="ISA tensor_tensor")
+@opcode("tensor_tensor", Engine.VECTOR, Engine.GPSIMD, cost="vector2", source="ISA tensor_tensor", effect=Effect.LANES)
 def TENSOR_TENSOR(outs: Outs, ins: Outs, op: ops.AluOp, exact: bool) -> None:
     """dst = data1 op data2, elementwise."""
     dst, (a, b) = outs[0], ins
@@ -188,11 +205,35 @@ def tensor_tensor(
         op: an ALU operator (`nl.add`, `nl.maximum`, `nl.is_equal`-like comparisons yield 1.0/0.0).
         engine: Vector (default) or GpSimd (default for `power` and for int32/uint32, where it is exact).
     """
+    core = context.current()
+    operator = ops.alu(op)
+    key = forms(dst, data1, data2)
+    known = core.legal.get((TENSOR_TENSOR.code, id(engine), operator.name, key)) if key is not None else None
+    if known is None:
+        known = _check_tensor_tensor(dst, data1, data2, operator, engine)
+        if key is not None:
+            core.legal[TENSOR_TENSOR.code, id(engine), operator.name, key] = known
+    unit, n, p, flags, exact = known
+    core.issue(
+        TENSOR_TENSOR,
+        unit,
+        (dst,),
+        (data1, data2),
+        free=n,
+        partitions=p,
+        flags=flags,
+        params={"op": operator, "exact": exact},
+    )
+
+
+def _check_tensor_tensor(
+    dst: Any, data1: Any, data2: Any, operator: ops.AluOp, engine: Any
+) -> tuple[Engine, int, int, int, bool]:
+    """Engine, elements and partitions, flags, and whether integers stay exact."""
     api = "tensor_tensor"
     dst = on_chip(dst, "dst", api=api)
     a = on_chip(data1, "data1", api=api)
     b = on_chip(data2, "data2", api=api)
-    operator = ops.alu(op)
     p = same_partitions(("dst", dst), ("data1", a), ("data2", b), api=api)
     n = same_free(("dst", dst), ("data1", a), ("data2", b), api=api)
     forbid_two_psum(a, b, ("data1", "data2"), api=api)
@@ -205,16 +246,8 @@ def tensor_tensor(
         default = (Engine.GPSIMD, Engine.VECTOR)
     unit = pick_engine(engine, default, api=api)
     forbid_psum_on_gpsimd(unit, (dst, a, b), api=api)
-    context.current().issue(
-        TENSOR_TENSOR,
-        unit,
-        (dst,),
-        (a, b),
-        free=n,
-        partitions=p,
-        flags=common_flags(dst, a, b) | psum | Flag.TWO_TENSORS | (Flag.INTEGER if integers else 0),
-        params={"op": operator, "exact": integers and unit is Engine.GPSIMD},
-    )
+    flags = common_flags(dst, a, b) | psum | Flag.TWO_TENSORS | (Flag.INTEGER if integers else 0)
+    return unit, n, p, flags, integers and unit is Engine.GPSIMD
 
 
 def _require_integers(op: ops.AluOp, *tiles: Tensor, api: str) -> None:
@@ -239,7 +272,15 @@ def _apply(op: ops.AluOp, x: Any, operand: Any, reverse: bool) -> Any:
     return y.astype(np.float32) if op.compares else y
 
 
-@opcode("tensor_scalar", Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, cost="vector", source="ISA tensor_scalar")
+@opcode(
+    "tensor_scalar",
+    Engine.VECTOR,
+    Engine.SCALAR,
+    Engine.GPSIMD,
+    cost="vector",
+    source="ISA tensor_scalar",
+    effect=Effect.LANES,
+)
 def TENSOR_SCALAR(
     outs: Outs, ins: Outs, op0: Any, operand0: Any, reverse0: bool, op1: Any, operand1: Any, reverse1: bool
 ) -> None:
@@ -371,16 +412,35 @@ def _lane_operand(op: ops.AluOp, value: Any, name: str, p: int, api: str) -> Ten
     return lane_scalar(value, name, p, api=api)
 
 
-@opcode("scalar_tensor_tensor", Engine.VECTOR, Engine.GPSIMD, cost="vector2", source="ISA scalar_tensor_tensor")
+@opcode(
+    "scalar_tensor_tensor",
+    Engine.VECTOR,
+    Engine.GPSIMD,
+    cost="vector2",
+    source="ISA scalar_tensor_tensor",
+    effect=Effect.LANES,
+)
 def SCALAR_TENSOR_TENSOR(
     outs: Outs, ins: Outs, op0: Any, operand0: Any, reverse0: bool, op1: Any, reverse1: bool
 ) -> None:
     """dst = (data op0 operand0) op1 operand1; operand0 is a number a lane, operand1 a tile."""
     dst, data, other = outs[0], ins[0], ins[1]
     x = data.read_float()
+    z = shaped(other.read_float(), x.shape)
+    # the intermediate result may lie where the final one goes, unless the second operand is read from there
+    room = result_room(dst, x, operand0, other) if op0.ufunc is not None and op1.ufunc is not None else None
     with np.errstate(all="ignore"):
+        if room is not None:
+            lanes = lane_values(operand0, x.ndim)
+            y = op0.ufunc(lanes, x, out=room) if reverse0 else op0.ufunc(x, lanes, out=room)
+            op1.ufunc(*((z, y) if reverse1 else (y, z)), out=room)
+            dst.wrote()
+            return
         y = _apply(op0, x, None if op0.unary else lane_values(operand0, x.ndim), reverse0)
-        z = shaped(other.read_float(), x.shape)
+        if op1.ufunc is not None and (there := result_room(dst, x)) is not None:
+            op1.ufunc(*((z, y) if reverse1 else (y, z)), out=there)
+            dst.wrote()
+            return
         y = op1.function(z, y) if reverse1 else op1.function(y, z)
     dst.write(shaped(np.asarray(y), dst.shape))
 
@@ -465,7 +525,7 @@ def free_axes(axis: Any, ndim: int, *, api: str) -> tuple[int, ...]:
     return axes
 
 
-@opcode("tensor_reduce", Engine.VECTOR, Engine.GPSIMD, cost="vector", source="ISA tensor_reduce")
+@opcode("tensor_reduce", Engine.VECTOR, Engine.GPSIMD, cost="vector", source="ISA tensor_reduce", effect=Effect.LANES)
 def TENSOR_REDUCE(outs: Outs, ins: Outs, op: ops.AluOp, axes: tuple[int, ...], negate: bool) -> None:
     """dst = reduction of data over its trailing free axes."""
     dst, data = outs[0], ins[0]
@@ -530,7 +590,9 @@ def tensor_reduce(
     )
 
 
-@opcode("tensor_scalar_reduce", Engine.VECTOR, cost="vector", source="ISA tensor_scalar_reduce")
+@opcode(
+    "tensor_scalar_reduce", Engine.VECTOR, cost="vector", source="ISA tensor_scalar_reduce", effect=Effect.REGISTERS
+)
 def TENSOR_SCALAR_REDUCE(
     outs: Outs,
     ins: Outs,
@@ -657,7 +719,15 @@ def lane_result(value: Any, lanes: int, *, api: str, operand: str = "reduce_res"
     return (tile,)
 
 
-@opcode("reciprocal", Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, cost="vector_slow", source="ISA reciprocal")
+@opcode(
+    "reciprocal",
+    Engine.VECTOR,
+    Engine.SCALAR,
+    Engine.GPSIMD,
+    cost="vector_slow",
+    source="ISA reciprocal",
+    effect=Effect.LANES,
+)
 def RECIPROCAL(outs: Outs, ins: Outs) -> None:
     """dst = 1 / data, in float32."""
     dst, data = outs[0], ins[0]
@@ -686,7 +756,7 @@ def reciprocal(dst: Tensor, data: Tensor, engine: Any = None, name: str | None =
 # -- statistics --------------------------------------------------------------------------------------------------------
 
 
-@opcode("bn_stats", Engine.VECTOR, cost="vector", source="ISA bn_stats")
+@opcode("bn_stats", Engine.VECTOR, cost="vector", source="ISA bn_stats", effect=Effect.LANES)
 def BN_STATS(outs: Outs, ins: Outs) -> None:
     """Count, mean and variance times count of the even, then of the odd elements of each lane."""
     dst, data = outs[0], ins[0]
@@ -738,7 +808,7 @@ def bn_stats(dst: Tensor, data: Tensor, name: str | None = None) -> None:
     )
 
 
-@opcode("bn_aggr", Engine.VECTOR, cost="bn_aggr", source="ISA bn_aggr")
+@opcode("bn_aggr", Engine.VECTOR, cost="bn_aggr", source="ISA bn_aggr", effect=Effect.LANES)
 def BN_AGGR(outs: Outs, ins: Outs) -> None:
     """Mean and variance merged from (count, mean, variance*count) triples."""
     dst, data = outs[0], ins[0]
@@ -779,13 +849,17 @@ def bn_aggr(dst: Tensor, data: Tensor, name: str | None = None) -> None:
 # -- predication and scans ---------------------------------------------------------------------------------------------
 
 
-@opcode("tensor_copy_predicated", Engine.VECTOR, cost="vector2", source="ISA tensor_copy_predicated")
+@opcode(
+    "tensor_copy_predicated", Engine.VECTOR, cost="vector2", source="ISA tensor_copy_predicated", effect=Effect.KEEPS
+)
 def TENSOR_COPY_PREDICATED(outs: Outs, ins: Outs, value: Any, reverse: bool) -> None:
     """dst = src where the predicate is not 0; elsewhere dst keeps its values."""
     dst, predicate = outs[0], ins[0]
     chosen = shaped(predicate.read(), dst.shape) != 0
     if reverse:
         chosen = ~chosen
+    if dst.buffer.pending:
+        dst.buffer.unwritten_in(dst)  # what is kept of a tile that nothing wrote is NaN, not chance
     target = dst.view()
     source = shaped(ins[1].read(), dst.shape) if value is None else np.float32(value)
     np.copyto(target, source, where=chosen, casting="unsafe")
@@ -829,7 +903,7 @@ def tensor_copy_predicated(
     )
 
 
-@opcode("tensor_tensor_scan", Engine.VECTOR, cost="vector2", source="ISA tensor_tensor_scan")
+@opcode("tensor_tensor_scan", Engine.VECTOR, cost="vector2", source="ISA tensor_tensor_scan", effect=Effect.LANES)
 def TENSOR_TENSOR_SCAN(outs: Outs, ins: Outs, initial: Any, op0: Any, op1: Any, reverse0: bool, reverse1: bool) -> None:
     """r[i] = op1(op0(data0[i], r[i-1]), data1[i]) along the free dimension, state in float32."""
     dst = outs[0]
@@ -837,20 +911,37 @@ def TENSOR_TENSOR_SCAN(outs: Outs, ins: Outs, initial: Any, op0: Any, op1: Any, 
     b = ins[1].read_float().reshape(dst.shape[0], -1)
     start = np.asarray(lane_values(initial, 2), np.float32).reshape(-1)
     state = np.broadcast_to(start, (dst.shape[0],)).astype(np.float32)
-    a, b = np.ascontiguousarray(transposed(a)), np.ascontiguousarray(transposed(b))
     result = np.empty(a.shape, np.float32)
     with np.errstate(all="ignore"):
-        if op0.ufunc is not None and op1.ufunc is not None:
-            f, g, mixed = op0.ufunc, op1.ufunc, np.empty_like(state)
-            for x, y, out in zip(a, b, result):
-                f(state, x, out=mixed) if reverse0 else f(x, state, out=mixed)
-                state = g(y, mixed, out=out) if reverse1 else g(mixed, y, out=out)
-        else:
-            for x, y, out in zip(a, b, result):
-                mixed = op0.function(state, x) if reverse0 else op0.function(x, state)
-                out[...] = op1.function(y, mixed) if reverse1 else op1.function(mixed, y)
-                state = out
-    dst.write(shaped(np.ascontiguousarray(transposed(result)), dst.shape))
+        # a stretch of positions at a time, turned round so that each position is a row that stays in the cache
+        for first in range(0, a.shape[1], _STRETCH):
+            part = slice(first, first + _STRETCH)
+            x, y = transposed(a[:, part]), transposed(b[:, part])
+            state = _scan(x, y, state, op0, op1, reverse0, reverse1)
+            copy_transposed(result[:, part], x)
+    dst.write(shaped(result, dst.shape))
+
+
+_STRETCH = 64
+"""Positions of a scan that are turned round at a time."""
+
+
+def _scan(x: Any, y: Any, state: Any, op0: ops.AluOp, op1: ops.AluOp, reverse0: bool, reverse1: bool) -> Any:
+    """Recurrence over the rows of x and y [positions, lanes], results in x; returns the last state."""
+    if op0.ufunc is not None and op1.ufunc is not None:
+        f, g, mixed = op0.ufunc, op1.ufunc, np.empty_like(state)
+        for row, other in zip(x, y):
+            if reverse0:
+                f(state, row, mixed)
+            else:
+                f(row, state, mixed)
+            state = g(other, mixed, row) if reverse1 else g(mixed, other, row)
+    else:
+        for row, other in zip(x, y):
+            mixed = op0.function(state, row) if reverse0 else op0.function(row, state)
+            row[...] = op1.function(other, mixed) if reverse1 else op1.function(mixed, other)
+            state = row
+    return state.copy()
 
 
 def tensor_tensor_scan(

@@ -1,4 +1,4 @@
-"""Loop nests: which loop of the kernel's source each source line belongs to, and what each loop cost.
+"""Loops of the source: which loop each source line belongs to, and what each loop cost.
 
 A trace knows lines, not loops, so loops are read from the source text. A line inside a helper function belongs to the
 deepest loop that holds every place from which the helper is referred to; where helpers are shared by several loops that is
@@ -26,7 +26,7 @@ Loop = ast.For | ast.AsyncFor | ast.While
 
 
 @dataclass(frozen=True, slots=True)
-class Nest:
+class SourceLoop:
     """One loop of a source file.
 
     Attributes:
@@ -50,10 +50,10 @@ class Nest:
 
 
 @dataclass(frozen=True, slots=True)
-class Nests:
+class SourceLoops:
     """The loops of one source file, outer before inner, and the loop of each line that is in one."""
 
-    loops: tuple[Nest, ...]
+    loops: tuple[SourceLoop, ...]
     loop_of: dict[int, int]
 
 
@@ -175,12 +175,12 @@ class _Contexts:
 
 
 @lru_cache(maxsize=64)
-def nests_of(source: str) -> Nests:
+def loops_of(source: str) -> SourceLoops:
     """The loops of a module's source; none when it isn't valid Python."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
-        return Nests((), {})  # hand-made traces carry placeholder text
+        return SourceLoops((), {})  # hand-made traces carry placeholder text
     reader = _Reader()
     for statement in tree.body:
         reader.read(statement, 0, -1)
@@ -196,7 +196,7 @@ def nests_of(source: str) -> Nests:
         assert isinstance(node, Loop)
         around = chains[k][1:]
         loops.append(
-            Nest(
+            SourceLoop(
                 first_line=node.lineno,
                 last_line=_end(node),
                 header=_header(node),
@@ -207,7 +207,7 @@ def nests_of(source: str) -> Nests:
                 counter=_counter(tree, reader, k),
             )
         )
-    return Nests(tuple(loops), loop_of)
+    return SourceLoops(tuple(loops), loop_of)
 
 
 def _line(reader: _Reader, loop: int) -> int:
@@ -350,21 +350,21 @@ def loop_times(trace: Trace, cost: Cost) -> tuple[LoopTime, ...]:
     files = {file for file, _ in trace.lines}
     order = np.argsort(cost.start, kind="stable") if len(trace) else np.empty(0, np.int64)
     for file, text in trace.sources.items():
-        nests = nests_of(text)
-        if file not in files or not nests.loops:
+        source = loops_of(text)
+        if file not in files or not source.loops:
             continue
         numbers = np.array([number if f == file else 0 for f, number in trace.lines])
         number = np.where(line >= 0, numbers[line], 0)
-        own = np.array([nests.loop_of.get(int(k), -1) for k in numbers])
+        own = np.array([source.loop_of.get(int(k), -1) for k in numbers])
         loop = np.where(line >= 0, own[line], -1)
-        found += _file_loops(trace, cost, file, nests, number, loop, order)
+        found += _file_loops(trace, cost, file, source, number, loop, order)
     return tuple(found)
 
 
 def _file_loops(
-    trace: Trace, cost: Cost, file: str, nests: Nests, number: Ints, loop: Ints, order: Ints
+    trace: Trace, cost: Cost, file: str, source: SourceLoops, number: Ints, loop: Ints, order: Ints
 ) -> list[LoopTime]:
-    count, engines = len(nests.loops), len(cost.names)
+    count, engines = len(source.loops), len(cost.names)
     mine = loop >= 0
     table = np.zeros((count, engines))
     np.add.at(table, (loop[mine], cost.where[mine]), cost.held[mine])
@@ -373,14 +373,14 @@ def _file_loops(
     numbers = np.bincount(loop[mine], minlength=count)
     moved = np.bincount(loop[mine], cost.moved[mine], count)
     inside = np.eye(count, dtype=np.bool_)
-    for k in sorted(range(count), key=lambda k: -nests.loops[k].depth):
-        around = nests.loops[k].parent
+    for k in sorted(range(count), key=lambda k: -source.loops[k].depth):
+        around = source.loops[k].parent
         if around >= 0:
             inside[around] |= inside[k]
             for column in (table, stall, numbers, moved):
                 column[around] += column[k]
     found = []
-    for k, nest in enumerate(nests.loops):
+    for k, each in enumerate(source.loops):
         if not numbers[k]:
             continue
         member = inside[k][np.maximum(loop, 0)] & mine
@@ -389,12 +389,12 @@ def _file_loops(
         found.append(
             LoopTime(
                 file=file,
-                first_line=nest.first_line,
-                last_line=nest.last_line,
-                header=nest.header,
-                depth=nest.depth,
-                parent_line=nests.loops[nest.parent].first_line if nest.parent >= 0 else 0,
-                iterations=_iterations(trace, nests, k, number, member),
+                first_line=each.first_line,
+                last_line=each.last_line,
+                header=each.header,
+                depth=each.depth,
+                parent_line=source.loops[each.parent].first_line if each.parent >= 0 else 0,
+                iterations=_iterations(trace, source, k, number, member),
                 busy_us=float(table[k].sum()) / 1e3,
                 own_us=float(own[k]) / 1e3,
                 engines=dict(sorted(spent.items(), key=lambda entry: -entry[1])),
@@ -402,7 +402,7 @@ def _file_loops(
                 stall_us=float(stall[k]) / 1e3,
                 instructions=int(numbers[k]),
                 dma_bytes=int(moved[k]),
-                helpers=nest.helpers,
+                helpers=each.helpers,
             )
         )
     return found
@@ -420,19 +420,19 @@ def iterations_of(trace: Trace, loop: LoopTime) -> Ints | None:
 
     Instructions are put to the iteration that is open when they are issued. None where the stream doesn't tell.
     """
-    nests = nests_of(trace.sources.get(loop.file, ""))
+    source = loops_of(trace.sources.get(loop.file, ""))
     which = [
-        k for k, nest in enumerate(nests.loops) if (nest.first_line, nest.header) == (loop.first_line, loop.header)
+        k for k, each in enumerate(source.loops) if (each.first_line, each.header) == (loop.first_line, loop.header)
     ]
     if not which:
         return None
-    inside = {k for k in range(len(nests.loops)) if which[0] in _around(nests, k)}
-    lines = {line for line, k in nests.loop_of.items() if k in inside}
+    inside = {k for k in range(len(source.loops)) if which[0] in _around(source, k)}
+    lines = {line for line, k in source.loop_of.items() if k in inside}
     numbers = np.array([n if f == loop.file and n in lines else 0 for f, n in trace.lines])
     line = trace.column(Inst.LINE)
     number = np.where((line >= 0) & (trace.column(Inst.CORE) == 0), numbers[line], 0)
     rows = np.flatnonzero(number > 0)
-    item = _items_at(nests.loops[which[0]], number[rows])
+    item = _items_at(source.loops[which[0]], number[rows])
     present = np.unique(item[item >= 0])
     if len(present) < 2:
         return None
@@ -443,38 +443,38 @@ def iterations_of(trace: Trace, loop: LoopTime) -> Ints | None:
     return found
 
 
-def _around(nests: Nests, loop: int) -> list[int]:
+def _around(source: SourceLoops, loop: int) -> list[int]:
     """A loop and those around it."""
     found = []
     while loop >= 0:
         found.append(loop)
-        loop = nests.loops[loop].parent
+        loop = source.loops[loop].parent
     return found
 
 
-def _items_at(nest: Nest, numbers: Ints) -> Ints:
+def _items_at(each: SourceLoop, numbers: Ints) -> Ints:
     """Which of the statements that every iteration runs each line number belongs to, -1 for none."""
     item = np.full(len(numbers), -1)
-    for k, ranges in enumerate(nest.items):
+    for k, ranges in enumerate(each.items):
         for first, last in ranges:
             item[(numbers >= first) & (numbers <= last)] = k
     return item
 
 
-def _iterations(trace: Trace, nests: Nests, loop: int, number: Ints, member: NDArray[np.bool_]) -> int | None:
+def _iterations(trace: Trace, source: SourceLoops, loop: int, number: Ints, member: NDArray[np.bool_]) -> int | None:
     """How often a loop's body ran: how often the stream comes back to one of the statements that every iteration runs.
 
     With two such statements the stream leaves and re-enters the first once an iteration. With one there is nothing in
     between to tell; then its rarest opcode is taken to be issued once an iteration. Where that statement is a loop whose
     header says how often it runs, the count of that loop is divided.
     """
-    nest = nests.loops[loop]
+    each = source.loops[loop]
     total = 0
     rows_all = np.flatnonzero(member)
     cores = trace.column(Inst.CORE)[rows_all]
     for core in np.unique(cores).tolist():
         rows = rows_all[cores == core]
-        item = _items_at(nest, number[rows])
+        item = _items_at(each, number[rows])
         present = np.unique(item[item >= 0])
         if not len(present):
             return None
@@ -483,14 +483,14 @@ def _iterations(trace: Trace, nests: Nests, loop: int, number: Ints, member: NDA
             entered = np.flatnonzero(np.diff(known, prepend=-1) != 0)
             total += int((known[entered] == present[0]).sum())
             continue
-        only = nest.items[int(present[0])]
-        inner = [k for k, other in enumerate(nests.loops) if other.parent == loop and _within(other, only)]
+        only = each.items[int(present[0])]
+        inner = [k for k, other in enumerate(source.loops) if other.parent == loop and _within(other, only)]
         if inner:
-            counter = nests.loops[inner[0]].counter
+            counter = source.loops[inner[0]].counter
             times = trips(*counter, _shapes(trace)) if counter is not None and len(inner) == 1 else None
             within = np.zeros(len(trace), np.bool_)
             within[rows] = True
-            ran = _iterations(trace, nests, inner[0], number, within) if times else None
+            ran = _iterations(trace, source, inner[0], number, within) if times else None
             if ran is None or not times or ran % times:
                 return None
             total += ran // times
@@ -507,5 +507,5 @@ def _shapes(trace: Trace) -> dict[str, tuple[int, ...]]:
     return {b.name: b.shape for b in trace.buffers if b.role in ("input", "constant") and b.name}
 
 
-def _within(loop: Nest, ranges: tuple[tuple[int, int], ...]) -> bool:
+def _within(loop: SourceLoop, ranges: tuple[tuple[int, int], ...]) -> bool:
     return any(first <= loop.first_line and loop.last_line <= last for first, last in ranges)

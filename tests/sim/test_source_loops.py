@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.insight.conftest import BLOCKED, record
-from tools.sim.nests import LoopTime, nests_of
 from tools.sim.profiler import Profile
+from tools.sim.source_loops import LoopTime, loops_of
 from tools.sim.trips import names_of, trips
 
 HEAD = "import nki\nimport nki.language as nl\nimport nki.isa as nisa\n\n"
@@ -157,11 +157,11 @@ def test_loops_of_two_cores_add_up() -> None:
 
 
 def test_source_that_is_not_python_has_no_loops() -> None:
-    assert nests_of("for for for").loops == ()
+    assert loops_of("for for for").loops == ()
 
 
 def test_recursion_and_while_are_read() -> None:
-    found = nests_of("def f(n):\n    while n:\n        f(n - 1)\n        for i in range(0, 10, 3):\n            g(i)\n")
+    found = loops_of("def f(n):\n    while n:\n        f(n - 1)\n        for i in range(0, 10, 3):\n            g(i)\n")
     assert [(nest.header, nest.depth) for nest in found.loops] == [("while n", 0), ("for i in range(0, 10, 3)", 1)]
     assert "i" not in names_of(ast.parse("i = 1\ni = 2"), None).values
 
@@ -191,6 +191,6 @@ def test_trips_follow_from_numbers_and_shapes(header: str, expected: int | None)
         "    rows, free, odd = nl.tile_size.pmax, nl.tile_size.gemm_moving_fmax, unknown\n"
         f"    for i in {header}:\n        pass\n"
     )
-    (only,) = nests_of(text).loops
+    (only,) = loops_of(text).loops
     assert only.counter is not None
     assert trips(*only.counter, {"x": (500, 256)}) == expected
