@@ -35,8 +35,10 @@ Table = NDArray[np.int64]
 _RECTANGLE = [Operand.ROW0, Operand.ROW1, Operand.BYTE0, Operand.BYTE1]
 _CACHE_BYTES = 12 << 20
 """Working set of a batch: what fits a last-level cache that other processes use too."""
+_NEAR_BYTES = 1 << 20
+"""The same for scans and for matmuls that BLAS joins: they walk over their tiles several times."""
 _LARGE_BYTES = 16 << 20
-"""The same for loops of scans or of matmuls that BLAS joins: they gain more than the cache is worth."""
+"""What a batch may take at most: memory is bounded too."""
 _SMALL_TILE = 1 << 16
 """Bytes of an operand up to which one NumPy call a tile is mostly overhead."""
 _TINY_TILE = 1 << 14
@@ -465,7 +467,8 @@ class Values:
         live = self._live.get(id(loop))
         if live is None:
             live = self._live[id(loop)] = max(self._most_live(begin, begin + loop.length), 1)
-        chunk = min(loop.trips, (_LARGE_BYTES if large else _CACHE_BYTES) // live)
+        budget = max(_NEAR_BYTES // live, _LEAST_TOGETHER) if large else _CACHE_BYTES // live
+        chunk = min(loop.trips, budget, _LARGE_BYTES // live)
         if chunk < (2 if large else _LEAST_TOGETHER):
             return None
         for inner in loop.inner:

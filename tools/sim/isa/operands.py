@@ -252,16 +252,16 @@ _SQUARE = 128
 
 def copy_transposed(target: NDArray[Any], source: NDArray[Any]) -> None:
     """target [F, P] = source [P, F] transposed, quickly wherever the rows of the source lie."""
-    if source.strides[0] % _CACHE_PITCH or len(source) == 1:
-        np.copyto(target, source.T)
+    if len(source) == 1 or (source.strides[0] % _CACHE_PITCH and len(source) <= _SQUARE):
+        target[...] = source.T
         return
     room = np.empty((_SQUARE, _SQUARE + 1), source.dtype)  # rows of odd length: their columns stay in the cache
     for row in range(0, source.shape[0], _SQUARE):
         for column in range(0, source.shape[1], _SQUARE):
             block = source[row : row + _SQUARE, column : column + _SQUARE]
             moved = room[: block.shape[0], : block.shape[1]]
-            np.copyto(moved, block)
-            np.copyto(target[column : column + _SQUARE, row : row + _SQUARE], moved.T)
+            moved[...] = block
+            target[column : column + _SQUARE, row : row + _SQUARE] = moved.T
 
 
 def transposed(values: NDArray[Any]) -> NDArray[Any]:
