@@ -272,3 +272,42 @@ def test_a_failed_assertion_without_a_message_is_quoted() -> None:
     ).diagnostic
     assert error.message == "AssertionError: assert a.shape[0] % 128 == 0"
     assert "arguments" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "hint"),
+    [
+        ("nl.load(a, mask=True)", "KW-ARGUMENT", "min("),
+        ("nl.arange(128)", "KW-UNKNOWN-NAME", "nl.ds"),
+        ("nl.par_dim(128)", "KW-UNKNOWN-NAME", "dimension 0"),
+        ("nl.laod(a)", "KW-UNKNOWN-NAME", "did you mean load"),
+        ("nisa.tensor_scalar(nl.load(a), np.multiply, 2.0)", "KW-OPERAND-TYPE", "destination comes first"),
+        ("nl.load(a) + 1", "KW-TENSOR-OPERATOR", "nl.add"),
+        ("nl.load(a) > 0", "KW-TENSOR-OPERATOR", "nl.add"),
+    ],
+)
+def test_mistakes_of_those_who_know_the_other_dialect_are_told_the_way(statement: str, code: str, hint: str) -> None:
+    body = f"""
+    import numpy as np
+    @nki.jit
+    def kernel(a):
+        {statement}
+    """
+    error = code_of(body, np.ones((4, 8), np.float32)).diagnostic
+    assert error.code == code
+    assert hint in error.fix
+
+
+def test_a_while_over_a_tensor_is_refused_before_it_runs_for_ever() -> None:
+    error = code_of(
+        """
+        @nki.jit
+        def kernel(a):
+            tile = nl.load(a)
+            while tile:
+                pass
+        """,
+        np.ones((4, 8), np.float32),
+    ).diagnostic
+    assert error.code == "KW-TENSOR-TRUTH"
+    assert "while_loop" in error.fix

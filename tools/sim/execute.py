@@ -23,7 +23,7 @@ from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, Uns
 from tools.sim.frontend.host_arrays import from_torch, is_torch, results
 from tools.sim.frontend.jit import JitKernel, default_precision, default_target
 from tools.sim.frontend.loader import LoadedKernel
-from tools.sim.frontend.modules import is_language_module, tensor_class
+from tools.sim.frontend.modules import is_language_module, other_dialect, tensor_class
 from tools.sim.frontend.rules import compiler_rules
 from tools.sim.instruction import Operand, Trace
 from tools.sim.loops import LoopRecorder, NotUniform
@@ -630,6 +630,8 @@ def blame(error: Exception, files: set[str]) -> Exception:
     message = f"{name}: {error}" if str(error) else name
     fix = "read the line it names; the kernel's own Python raised this"
     found: Any = None
+    if code == "KW-ARGUMENT":
+        fix = "this dialect has no mask=: slice to what exists, x[i : min(i + 128, n)]" if "'mask'" in message else fix
     if isinstance(error, AssertionError):
         message = message if str(error) else f"AssertionError: {where.text}"
         fix = "the kernel's own check failed; pass arguments that satisfy it, or change the kernel"
@@ -638,8 +640,9 @@ def blame(error: Exception, files: set[str]) -> Exception:
         if isinstance(error.obj, ModuleType) and is_language_module(error.obj.__name__):
             code, found = "KW-UNKNOWN-NAME", error.name
             near = get_close_matches(str(error.name), dir(error.obj), 1)
-            fix = f"did you mean {near[0]}? {fix}" if near else fix
-    elif isinstance(error, TypeError) and "unsupported operand type" in str(error) and "'Tensor'" in str(error):
+            moved = other_dialect(error.obj.__name__, str(error.name))
+            fix = moved or (f"did you mean {near[0]}? {fix}" if near else fix)
+    elif isinstance(error, TypeError) and "support" in str(error) and "'Tensor'" in str(error):
         code = "KW-TENSOR-OPERATOR"
         message = f"tensors have no Python operators in this dialect ({error})"
         fix = "use nl.add(x, y) and the like, or nisa.tensor_tensor and nisa.tensor_scalar with a dst"

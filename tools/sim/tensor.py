@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import linecache
 from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
@@ -162,6 +163,10 @@ class Tensor:
         message = f"the truth value of tensor {self!r} isn't known while the kernel is built"
         if core is None or core.launch.dialect != "nki" or core.options.strict:
             context.fail("KW-TENSOR-TRUTH", message, fix=fix)
+        where = core.where()
+        if where is not None and linecache.getline(where.file, where.line).lstrip().startswith("while"):
+            # it would count as present for ever
+            context.fail("KW-TENSOR-TRUTH", message, fix="loop over range, or over a register with nl.while_loop")
         context.warn("KW-TENSOR-TRUTH", f"{message}; it counts as present", fix=fix)
         return True
 

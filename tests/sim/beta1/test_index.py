@@ -361,3 +361,14 @@ def test_where_refuses_a_condition_that_is_not_affine():
             np.zeros((8, 6), np.float32),
         )
     assert caught.value.diagnostic.code == "KW-MASK-EXPRESSION"
+
+
+def test_blocks_without_a_marked_partition_dimension_are_told_apart_from_a_reshape():
+    with pytest.raises(KernelError) as caught:
+        run(
+            "def kernel(x):\n    t = nl.ndarray((2, 8, 4), dtype=x.dtype, buffer=nl.sbuf)\n"
+            "    for i in nl.affine_range(2):\n        t[i] = nl.load(x[i])\n",
+            np.zeros((2, 8, 4), np.float32),
+        )
+    assert caught.value.diagnostic.code == "KW-SHAPE-MISMATCH"
+    assert "par_dim" in caught.value.diagnostic.fix

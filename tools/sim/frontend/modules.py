@@ -29,6 +29,25 @@ def language_module(name: str) -> ModuleType | None:
     return found
 
 
+_INSTEAD = {
+    "arange": "index with slices and nl.ds(start, size)",
+    "mgrid": "index with slices and nl.ds(start, size)",
+    "par_dim": "dimension 0 is the partition dimension; a Python list of tiles takes the place of blocks",
+    "loop_reduce": "accumulate with nc_matmul into one PSUM tile, or with tensor_tensor into an SBUF tile",
+    "spmd_dim": "launch as kernel[2](...)",
+}
+"""What takes the place of Beta-1 names. Source: NKI migration guide, 0.1 to 0.2."""
+
+
+def other_dialect(module: str, name: str) -> str:
+    """What to do about a name that `module` lacks and its counterpart in the other dialect has; empty if neither has it."""
+    counterpart = module.removeprefix("neuronxcc.") if module.startswith("neuronxcc.") else f"neuronxcc.{module}"
+    if name not in vars(all_modules().get(counterpart, ModuleType(counterpart))):
+        return ""
+    instead = "" if counterpart.startswith("nki") else _INSTEAD.get(name, "")
+    return f"only {counterpart} has {name}" + (f"; {instead}" if instead else "; keep to the names of one dialect")
+
+
 def all_modules() -> dict[str, ModuleType]:
     """Every language module of both dialects, by dotted name."""
     if not _MODULES:

@@ -41,7 +41,9 @@ def tensor(value: Any, name: str, *, api: str) -> Tensor:
             f"{api}: {name} is {type(value).__name__} {value!r}, not a tensor"[:300],
             operand=name,
             found=type(value).__name__,
-            fix=f"pass a tensor or a slice of one as {name}",
+            fix=f"the destination comes first: {api}(dst, ...)"
+            if callable(value)  # an operator where a tile belongs: the arguments are one place off
+            else f"pass a tensor or a slice of one as {name}",
         )
     if type(value) is IndirectTensor:
         operand_rules(value, name, api)

@@ -86,7 +86,9 @@ def fitted(value: Tile, shape: tuple[int, ...]) -> Tile:
                 found = elementwise.broadcast(value.reshape(sizes), shape)
                 assert isinstance(found, Tile)
                 return found
-    if len(value.shape) <= len(shape) and all(a in (1, b) for a, b in zip(value.shape[::-1], shape[::-1])):
+    if missing > 0 and value.shape[0] != 1:
+        return value  # NumPy would move its partitions into a free dimension
+    if missing >= 0 and all(a in (1, b) for a, b in zip(value.shape[::-1], shape[::-1])):
         found = elementwise.broadcast(value, shape)
         assert isinstance(found, Tile)
         return found
@@ -118,7 +120,9 @@ def move(target: Tile, value: Any) -> None:
             "(err_store_dst_shape_smaller_than_other_shape)",
             found=list(held.shape),
             limit=list(target.shape),
-            fix="slice both sides to the same shape",
+            fix="mark the partition dimension, nl.ndarray((blocks, nl.par_dim(128), ...)); without a mark it's the first"
+            if target.shape == (1, *held.shape)
+            else "slice both sides to the same shape",
         )
     vector.tensor_copy(target, held)
     if target.buffer.space == "psum":
