@@ -311,3 +311,30 @@ def test_a_while_over_a_tensor_is_refused_before_it_runs_for_ever() -> None:
     ).diagnostic
     assert error.code == "KW-TENSOR-TRUTH"
     assert "while_loop" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("end", "warned"),
+    [
+        ("pass", True),
+        ("return out", False),
+        ("nisa.dma_copy(dst=a, src=out)", False),
+        ("nl.device_print('t', tile)", False),
+    ],
+)
+def test_a_kernel_that_gives_nothing_back_is_told(end: str, warned: bool) -> None:
+    result = run(
+        f"""
+        @nki.jit
+        def kernel(a):
+            out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+            tile = nl.load(a)
+            nl.store(out, tile)
+            {end}
+        """,
+        np.ones((4, 8), np.float32),
+    )
+    found = [d for d in result.diagnostics if d.code == "KW-NO-OUTPUT"]
+    assert len(found) == warned
+    if warned:
+        assert "is written and lost" in found[0].message

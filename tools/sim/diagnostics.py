@@ -89,6 +89,7 @@ MEANINGS: dict[str, str] = {
     "KW-MX-SHAPE": "shapes that microscaling instructions don't take",
     "KW-NESTED-GRID": "a launch grid on a call inside a kernel",
     "KW-NO-FUNCTION": "the file holds no such function or module",
+    "KW-NO-OUTPUT": "the kernel returns no tensor and writes none of its arguments",
     "KW-OP-CALL": "an operator handle called as a function",
     "KW-OP-MIX": "operators that can't stand together in one instruction",
     "KW-OP-REDUCE": "an operator that can't reduce here",

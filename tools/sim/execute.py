@@ -70,9 +70,10 @@ class SimResult:
     @cached_property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """The findings, and the hazards that only the whole instruction stream shows."""
-        from tools.sim.hazards import hazards
+        from tools.sim.hazards import hazards, without_effect
 
-        return (*self.findings, *hazards(self.trace, self.machine))
+        lost = without_effect(self.trace) if not self.outputs and not self.printed else []
+        return (*self.findings, *lost, *hazards(self.trace, self.machine))
 
     @cached_property
     def timeline(self) -> Timeline:

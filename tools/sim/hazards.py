@@ -321,6 +321,23 @@ def _unused(trace: Trace, use: _Use) -> Iterator[Diagnostic]:
         )
 
 
+def without_effect(trace: Trace) -> list[Diagnostic]:
+    """A kernel that gives nothing back: it returns no tensor (the caller knows) and writes none of its arguments."""
+    writes = trace.operands[trace.operands[:, Operand.FLAGS] & 1 == 1, Operand.BUFFER]
+    written = [trace.buffers[number] for number in sorted(set(writes.tolist()))]
+    if not written or any(buffer.role == "input" for buffer in written):
+        return []
+    lost = [buffer for buffer in written if not buffer.space.startswith(("sbuf", "psum"))]
+    return [
+        Diagnostic(
+            code="KW-NO-OUTPUT",
+            severity=Severity.WARNING,
+            message=f"the kernel returns no tensor and writes none of its arguments{f'; {_label(lost[-1])} is written and lost' if lost else ''}",
+            fix="return the tensor in nl.shared_hbm that holds the result, or write into an argument",
+        )
+    ]
+
+
 def _required_outputs(trace: Trace) -> set[int]:
     """Buffers that an instruction had to write beside another result (a dst whose reduction was wanted)."""
     required: set[int] = set()
