@@ -40,3 +40,12 @@ def test_simulate_kernel_updates_arguments_in_place():
     nki.simulate_kernel(nki.trace(in_place), x)
     assert np.array_equal(x, X + 1)
     assert np.array_equal(nki.simulate_kernel(nki.jit(double, mode="simulation")[nl.spmd_dim(nl.nc(2), 2)], X), 2 * X)
+
+
+def test_a_benchmark_takes_shapes_in_place_of_arrays():
+    spec = MODULES["neuronxcc.nki.typing"].tensor[[4, 8], nl.float32]
+    kernel = nki.benchmark(nki.jit(double))
+    assert kernel(spec) is None
+    timed = kernel.benchmark_result.nc_latency.get_latency_percentile(99)
+    kernel(X)
+    assert timed == kernel.benchmark_result.nc_latency.get_latency_percentile(99)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from tools.sim import context, dtypes
 from tools.sim.dtypes import as_dtype
@@ -865,10 +866,33 @@ def _default(cls: type, name: str) -> Any:
     return default
 
 
+class TensorSpec:
+    """`nt.tensor[[shape], dtype]`: stands for an array whose values don't matter, as an argument of a benchmark.
+
+    Attributes:
+        shape, dtype: of the array.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: dtypes.DType) -> None:
+        self.shape = shape
+        self.dtype = dtype
+
+    def placeholder(self) -> NDArray[Any]:
+        """An array of that shape and type without memory of its own."""
+        return np.broadcast_to(np.zeros((), self.dtype.storage), self.shape)
+
+    def __or__(self, other: Any) -> Any:
+        return self
+
+    __ror__ = __or__
+
+
 class Annotation:
     """`nt.tensor[...]` and friends in annotations: accepted, and without effect on execution."""
 
-    def __getitem__(self, item: Any) -> Annotation:
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], tuple | list):
+            return TensorSpec(tuple(int(n) for n in item[0]), as_dtype(item[1]))
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Annotation:

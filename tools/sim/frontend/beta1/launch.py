@@ -8,6 +8,7 @@ from typing import Any
 from tools.sim import context
 from tools.sim.frontend.host_arrays import results
 from tools.sim.frontend.jit import JitKernel, make_jit
+from tools.sim.frontend.language import TensorSpec
 
 DIALECT = "neuronxcc.nki"
 
@@ -67,12 +68,17 @@ class BenchmarkKernel(JitKernel):
         from tools.sim.execute import simulate
         from tools.sim.frontend.jit import default_precision, default_target
 
-        run = simulate(self, *args, target=default_target(), precision=default_precision(), **kwargs)
+        shapes_only = any(isinstance(v, TensorSpec) for v in (*args, *kwargs.values()))
+        args = tuple(v.placeholder() if isinstance(v, TensorSpec) else v for v in args)
+        kwargs = {k: v.placeholder() if isinstance(v, TensorSpec) else v for k, v in kwargs.items()}
+        run = simulate(
+            self, *args, target=default_target(), precision=default_precision(), data=not shapes_only, **kwargs
+        )
         holder: BenchmarkKernel | None = self
         while holder is not None:
             holder.result = BenchmarkResult(run.latency_us)
             holder = holder.parent
-        return results(run.outputs, (args, kwargs))
+        return None if shapes_only else results(run.outputs, (args, kwargs))
 
 
 def _wrap(function: Any, options: dict[str, Any], kind: type[JitKernel]) -> Any:
