@@ -357,3 +357,22 @@ def test_a_loop_range_as_an_index_is_the_whole_run_of_it():
         x,
     )
     np.testing.assert_array_equal(result.outputs[0], x[:, 1::3])
+
+
+def test_a_tensors_buffer_equals_the_memory_that_it_lies_in():
+    def kernel(x):
+        t, u = nl.load(x), nl.load(x)
+        p = nl.ndarray((6, 8), dtype=nl.float32, buffer=nl.psum)
+        out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        assert t.buffer == u.buffer == nl.sbuf
+        assert t.buffer != p.buffer
+        assert t.buffer != x.buffer
+        assert x.buffer == nl.hbm
+        assert x.buffer == nl.shared_hbm
+        assert x.buffer in (nl.hbm, nl.private_hbm)
+        assert out.buffer == nl.shared_hbm
+        assert out.buffer != nl.hbm
+        nl.store(out, t)
+        return out
+
+    simulate(kernel, np.ones((6, 8), np.float32))

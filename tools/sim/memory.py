@@ -179,10 +179,16 @@ class Buffer:
         self.host: NDArray[Any] | None = None
 
     def __eq__(self, other: object) -> bool:
-        """Kernels ask `tensor.buffer == nl.sbuf`: a buffer equals the name of the memory that it lies in."""
+        """Kernels ask `tensor.buffer == nl.sbuf`: a buffer equals the name of the memory that it lies in, and another
+        buffer in that memory. An argument of the kernel answers to every name of HBM: it is `nl.hbm` to one core and
+        shared by two (NKI language guide)."""
         if isinstance(other, str):
-            return other == self.space or (other in _HBM and self.space in _HBM)
-        return self is other
+            if other == self.space or (other in _HBM and self.space in _HBM):
+                return True
+            return self.role == "input" and other in (*_HBM, "shared_hbm")
+        if isinstance(other, Buffer):
+            return self is other or self == other.space or other == self.space
+        return NotImplemented
 
     __hash__ = object.__hash__
 
