@@ -81,6 +81,27 @@ def test_lines_of_imported_helpers_are_named(tmp_path):
     assert run_python(tmp_path, text).split() == ["KW-OUT-OF-BOUNDS", "helper.py", "6"]
 
 
+def test_numpy_knows_the_packed_types(tmp_path):
+    text = """
+    from tools.sim import install
+    install()
+    import numpy as np
+    import nki, nki.language as nl, nki.isa as nisa
+    import neuron_dtypes as dt
+
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, x)
+        return out
+
+    for name in ("float8_e4m3fn_x4", "float8_e5m2_x4", "float4_e2m1fn_x4"):
+        made = np.zeros((4, 4), dtype=getattr(nl, name))
+        print(made.dtype == np.dtype(name) == getattr(dt, name), kernel(made).dtype.itemsize)
+"""
+    assert run_python(tmp_path, text).split() == ["True", "4", "True", "4", "True", "2"]
+
+
 def test_target_comes_from_the_environment(tmp_path):
     text = (
         KERNEL

@@ -12,6 +12,8 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from tools.sim.frontend import host_dtypes
 from tools.sim.frontend.modules import all_modules, make
 
@@ -55,6 +57,8 @@ def install() -> None:
         parent, _, leaf = name.rpartition(".")
         if name in modules and parent in modules and leaf not in vars(modules[parent]):
             setattr(modules[parent], leaf, modules[name])
+    for kind in host_dtypes.PACKED:  # NumPy learns the names, as it learns ml_dtypes' by its import
+        np.sctypeDict[str(kind)] = host_dtypes.host_dtype(kind)  # type: ignore[assignment]
     builtin = make("builtin", "Names that kernels may use without an import.")
     builtins.builtin = builtin  # type: ignore[attr-defined]
     _alias_simulator(modules, builtin)
