@@ -753,6 +753,10 @@ class _Lowering:
                     )
                 q, k, v = free
             values = [self._parameter(t, n) for t, n in zip((q, k, v), "qkv")]
+        roles = {"q": 0, "query": 0, "queries": 0, "k": 1, "key": 1, "keys": 1, "v": 2, "value": 2, "values": 2}
+        said = [roles.get(a.key.lower()) if a.kind == "name" else None for a in node.args]
+        if len(values) == 3 and set(said) == {0, 1, 2}:
+            values = [v for _, v in sorted(zip(said, values), key=lambda pair: pair[0] or 0)]
         if len(values) == 1:
             shared = self.made.parameters.get(values[0].text, None)
             raise RequestError(

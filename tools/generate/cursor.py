@@ -209,7 +209,9 @@ def _assignments(tokens: list[Token]) -> list[Token]:
             head = made[:-1]
             if head[-1].text == ")" and len(head) >= 4 and head[-3].text == "(" and head[-4].kind == "word":
                 head = head[:-3]
-            if (head[-1].kind == "word" and head[-1].entry is None) or head[-1].text.lower() in (
+            if (head[-1].kind == "word" and (head[-1].entry is None or len(head[-1].text) == 1)) or head[
+                -1
+            ].text.lower() in (
                 "out",
                 "output",
                 "result",

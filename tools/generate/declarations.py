@@ -211,7 +211,7 @@ class Declarations:
             return last, [made[last].text]
         while (
             first
-            and self._is_name(made[first - 1])
+            and (self._is_name(made[first - 1]) or self._is_a(made, first - 1))
             and len(made[first - 1].text) == 1
             and made[first - 1].text not in self.shaped
         ):

@@ -15,6 +15,7 @@ from tools.generate.operators import (
     INDICES,
     POSITIVE_INPUT,
     REDUCTIONS,
+    SCANS,
     Composition,
     Value,
     Writer,
@@ -426,6 +427,8 @@ class _Arguments:
         method: bool,
     ) -> None:
         self.expression, self.node, self.key, self.module, self.method = expression, node, key, module, method
+        found = _function(node.func)
+        self.name = found[1].lower() if found is not None else key
         self.args, self.keywords = list(args), dict(keywords)
         self.torch = module in _TORCH
         self.write = expression.write
@@ -582,7 +585,10 @@ def _dispatch(given: _Arguments) -> Value:
         x, y = given.tensor("x", "input", "x1"), given.tensor("y", "other", "x2")
         return write.binary("power" if key == "pow" else key, x, y)
     if key == "matmul":
-        return write.matmul(given.tensor("a", "input", "x"), given.tensor("b", "other", "y", "mat2"))
+        a, b = given.tensor("a", "input", "x"), given.tensor("b", "other", "y", "mat2")
+        if given.name == "dot" and b.shape is not None and len(b.shape) > 2:
+            given.expression._refuse(given.node, "dot of more than two dimensions isn't matmul; write @ or einsum")
+        return write.matmul(a, b)
     if key == "linear":
         return _linear(given)
     if key == "transpose":
@@ -709,7 +715,12 @@ def _along(given: _Arguments) -> Value:
         given.expression._refuse(
             given.node, "F.normalize limits the norm from below; write x / sqrt(sum(x * x, axis=-1, keepdims=True))"
         )
-    axis = given.axis(-1)
+    axis = given.axis("unsaid")
+    if axis == "unsaid":
+        rank = len(x.shape) if x.shape is not None else 0
+        if rank > 1 and (key in SCANS or (given.torch and rank != 2)):
+            given.expression._refuse(given.node, f"name the axis: libraries differ on what {key} does without one")
+        axis = -1
     if axis is None or isinstance(axis, tuple):
         given.expression._refuse(given.node, f"{key} needs one axis")
     return write.along(key, x, axis, eps)  # type: ignore[arg-type]

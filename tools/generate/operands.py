@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from typing import Literal
 
@@ -182,6 +183,7 @@ class Operands(Details):
             if not self._operand_here():
                 self.at = at
                 return [], options
+            self._check_sum(token, word)
             found.append(self._operand(keepdims=arity == "matmul"))
         elif self._is("after"):
             self.take()
@@ -209,6 +211,17 @@ class Operands(Details):
                 return [], options
         return self._more_operands(token, found, options), options
 
+    def _check_sum(self, token: Token, word: str) -> None:
+        """`relu of x - 1` can end before the sign."""
+        here = self.peek()
+        if word != "of" or here is None or here.kind != "expression" or here.text[0] == "(":
+            return
+        tree = ast.parse(here.text, mode="eval").body
+        if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add | ast.Sub):
+            raise self.refuse(
+                f"{token.text} of {here.text}", f"it can end before the sign; write {token.text} of ({here.text})"
+            )
+
     def _operand_here(self) -> bool:
         at = self.at
         self._skip("article", "filler", "noun", "count", "both", "verb")
@@ -232,9 +245,11 @@ class Operands(Details):
         if found and found[-1].kind in ("name", "loose") and self._pair(found):
             found = self._pair(found)
         while len(found) < limit or listed:
-            joint = self._joint(limit > 2 or listed, entry.arity)
-            if joint is None:
-                break
+            beside = self.peek()
+            if not (limit > 2 and beside is not None and beside.kind == "tensor" and beside.names):
+                joint = self._joint(limit > 2 or listed, entry.arity)
+                if joint is None:
+                    break
             here = self.peek()
             if limit > 2 and here is not None and here.kind == "tensor" and len(here.names) > 1:
                 found += self._tensor_nodes()

@@ -56,7 +56,7 @@ class Sentence(Operands):
                 and "largest" in self._text(1) + "largest" * (self._text(1).startswith(("big", "high")))
             ):
                 self.counted = int(self.take().value)
-            elif token.kind == "number" and self._is("infix", "times", 1) and self.value is None and not subjects:
+            elif token.kind == "number" and self._is("infix", ahead=1) and self.value is None and not subjects:
                 subjects = [Node("number", number=self.take().value)]
             elif token.kind in ("number", "shape", "type"):
                 raise RequestError(
@@ -327,6 +327,11 @@ class Sentence(Operands):
         token = self.take()
         entry = token.entry
         assert entry is not None
+        after = self.peek()
+        if token.text.lower() == "scaled" and after is not None and after.is_("op"):
+            raise self.refuse(
+                f"{token.text} {after.text}", "the factor can stand before or behind it; say 'scale by ... then ...'"
+            )
         if self._only_verb(token):
             return link if link not in ("", "and") else "then"
         if self.results and entry.arity not in ("reduce", "index"):
