@@ -101,6 +101,7 @@ class _Lowering:
 
     def _finish(self, results: list[Node]) -> Composition:
         made = self.made
+        self._check_without()
         self._check_names(results)
         values = [self._value(node) for node in results]
         self._all_used()
@@ -190,6 +191,22 @@ class _Lowering:
         for place, name in zip(places, declared):
             names[place] = name
         made.parameters = {n: made.parameters[n] for n in names}
+
+    def _check_without(self) -> None:
+        """What the request excludes must not be asked for as well, nor be part of the operator by nature."""
+        tokens = [t for t in self.request.tokens if t.is_("op") and t.entry is not None]
+        for word in sorted(self.request.without):
+            arities = {
+                "bias": ("bias",),
+                "residual": ("residual",),
+                "scale": ("scale", "attention"),
+                "activation": ("unary", "gated"),
+            }.get(word, ())
+            asked = next((t for t in tokens if t.entry is not None and t.entry.arity in arities), None)
+            if asked is not None:
+                raise RequestError(
+                    f"{asked.text!r} without {word} isn't understood: say only what is to be computed, or {WAY_OUT}"
+                )
 
     def _check_names(self, results: list[Node]) -> None:
         """`h = x @ w1; y = gelu(x) @ w2` would leave h out."""

@@ -341,20 +341,20 @@ _add(Entry("verb"), "apply", "compute", "calculate", "evaluate", "perform", "do"
      "get", "find", "return", "returns", "computes", "calculates", "performs", "does", "applies", "takes", "evaluates", "have", "execute",
      "gets", "finds", "calculating", "performing", "taking", "apply an", "append", "fuse", "fuses", "fusing", "return the", "give",
      "output", "outputs", "produces", "produce", "implements", "implement", "calc", "outputting", "returning")  # fmt: skip
-_add(Entry("filler"), "please", "pls", "write", "make", "create", "generate", "build", "develop", "code", "need", "want", "would", "like",
+_add(Entry("filler"), "please", "pls", "write", "make", "create", "generate", "build", "develop", "code", "need", "want", "would like", "i would like", "would", "id like", "i d like", "we would like",
      "could", "can", "you", "i", "we", "us", "our", "me", "my", "your", "hi", "hello", "hey", "thanks", "thank", "kernel", "kernels",
      "nki", "efficient", "efficiently", "optimized", "optimised", "optimal", "performant", "high performance", "simple",
-     "fused", "single", "that computes", "which computes", "which", "is", "are", "be", "one", "so", "let", "s",
+     "fused", "single", "that computes", "which computes", "which", "is", "are", "be", "so", "let", "s",
      "operation", "operations", "operator", "operators", "op", "ops", "function", "layer", "layers", "activation", "activations",
      "activation function", "activation layer", "step", "steps", "block", "calculation", "computation", "pass", "forward pass",
-     "where", "here", "given", "inputs are", "let us", "its", "should", "must", "will", "program", "code for", "implementation", "new",
+     "where", "here", "given", "inputs are", "let us", "should", "must", "will", "program", "code for", "implementation", "new",
      "inference", "trainium", "neuroncore", "aws", "simulated", "also", "everything in one kernel", "in one kernel",
      "in a single kernel", "all in one kernel", "as one kernel", "fused together", "im", "i m", "d", "id", "there", "now", "good", "good",
      "very", "quick", "quickly", "really", "task", "problem", "following operation", "simply", "test", "example",
      "vector", "matrix", "tensor", "array", "matrices", "tensors", "arrays", "vectors", "input", "inputs", "data", "values", "value of",
      "elements", "element", "entries", "numbers", "input tensor", "input matrix", "input tensors", "input matrices", "operand",
      "operands", "type", "types", "dtype", "dtypes", "precision", "shape", "shapes", "size", "sizes", "batches", "feature map", "hidden states",
-     "2d", "3d", "4d", "1d", "dimensional", "row major", "contiguous", "dense matrix", "dense matrices", "square matrix", "square matrices",
+     "row major", "contiguous", "dense matrix", "dense matrices", "square matrix", "square matrices",
      "written in nki", "in nki", "for trainium", "on trainium", "for neuron",
      "of type", "of dtype", "with dtype", "with type", "two", "ok", "okay", "sequence", "pipeline", "of operations",
      "each of shape", "with shapes", "of shapes", "with sizes", "the inputs are", "tiles",
@@ -365,7 +365,8 @@ _add(Entry("total", "axis"), "everything")
 _add(Entry("noun"), "matrix", "tensor", "array", "matrices", "tensors", "arrays", "vectors", "vector", "input", "inputs", "input tensor",
      "input matrix", "input tensors", "input matrices", "square matrix", "square matrices", "activations", "image", "images", "embeddings",
      "hidden states", "float tensor", "float matrix", "random matrix", "random tensor", "2d tensor", "2d array", "2d matrix", "1d array",
-     "1d tensor", "3d tensor", "4d tensor", "3d array", "numpy array", "data", "array of floats", "row vector", "input array", "batch of rows")  # fmt: skip
+     "1d tensor", "3d tensor", "4d tensor", "3d array", "4d array", "1d vector", "2d input", "3d input", "4d input", "3d matrix", "one tensor",
+     "one matrix", "numpy array", "data", "array of floats", "row vector", "input array", "batch of rows")  # fmt: skip
 _add(Entry("count", "2"), "two", "both", "a pair of")
 _add(Entry("count", "3"), "three")
 _add(Entry("count", "4"), "four")

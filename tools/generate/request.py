@@ -78,7 +78,7 @@ _OUTPUT_TYPE = re.compile(
     re.IGNORECASE,
 )
 _PRECISION = re.compile(
-    r"(?:(?<!\w)(?:and|but|with)\s+)*(?<!\w)(?:comput(?:e|ed|ing|ation|ations)|accumulat(?:e|ed|ing|ion|ions)|multipl(?:y|ied|ying)|matmuls?|math)\s+(?:it\s+|them\s+|everything\s+|is\s+|are\s+)?(?:only\s+)?(?:in|with)\s+(?:full\s+)?(fp32|float32|full precision)(?:\s+accumulation)?|"
+    r"(?:(?<!\w)(?:and|but|with)\s+)*(?<!\w)(?:comput(?:e|ed|ing|ation|ations)|accumulat(?:e|ed|ing|ion|ions)|multiplications|matmuls|math)\s+(?:it\s+|them\s+|everything\s+|is\s+|are\s+)?(?:only\s+)?(?:in|with)\s+(?:full\s+)?(fp32|float32|full precision)(?:\s+accumulation)?|"
     r"(?:with\s+)?(fp32|float32|f32)\s+(?:accumulation|accumulate|math|accumulator)s?",
     re.IGNORECASE,
 )

@@ -181,6 +181,15 @@ class Sentence(Operands):
         if kind in ("article", "verb", "filler", "noun", "both", "first", "count", "unit", "it"):
             if kind == "it" and token.text.lower() not in ("it", "this", "that"):
                 raise self.refuse(token.text)
+            last = self.peek(-1) if self.at else None
+            if (
+                kind == "first"
+                and last is not None
+                and not (
+                    last.kind in ("symbol", "tensor") or last.is_("then") or last.is_("verb") or last.is_("filler")
+                )
+            ):
+                raise self.refuse(f"{token.text} {self._text(1)}")
             if kind == "count" and entry.key not in ("2",):
                 raise self.refuse(f"{token.text} {self._text(1)}", "their shapes aren't all given")
             self.take()
@@ -504,6 +513,11 @@ class Sentence(Operands):
             and after.entry is not None
             and after.entry.arity in ("reduce", "along", "index", "error", "top")
         ):
+            if not any(word in token.text.lower() for word in ("row", "column", "axis", "dim")):
+                raise self.refuse(
+                    f"{token.text} {after.text}",
+                    f"it isn't clear along what; say '{after.text} of each row' or name the axis",
+                )
             self.take()
             self.axis = token.entry.key
             return link

@@ -8,7 +8,7 @@ DTYPES = {
     "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16", "fp16": "float16", "f16": "float16",
     "half": "float16", "half precision": "float16", "float32": "float32", "fp32": "float32", "f32": "float32",
     "single precision": "float32", "full precision": "float32",
-    "float8_e4m3": "float8_e4m3", "fp8": "float8_e4m3", "float8": "float8_e4m3",
+    "float": "float32", "floats": "float32", "float8_e4m3": "float8_e4m3", "fp8": "float8_e4m3", "float8": "float8_e4m3",
 }  # fmt: skip
 DTYPE = re.compile(
     rf"(?<!\w)(?:{'|'.join(sorted(map(re.escape, DTYPES), key=len, reverse=True))})(?!\w)(?!\s+(?:of|the)\b)",
