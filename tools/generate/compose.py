@@ -11,6 +11,7 @@ from tools.generate.operators import (
     ALONG,
     FUNCTIONS,
     GATES,
+    PAIRS,
     POSITIVE_INPUT,
     Composition,
     Shape,
@@ -540,6 +541,12 @@ class _Lowering:
         if key in ("times", "multiply", "product") and not node.options.elementwise:
             key = self._product(key, left, right)
         made.ops.append(key)
+        if key == "outer":
+            return self.write.outer(left, right)
+        if key in PAIRS:
+            if node.options.axis not in ("", "row", "-1"):
+                raise RequestError(f"{spoken(key)} works along the last axis: transpose, or write it as an expression.")
+            return self.write.pair(key, left, right)
         if node.arity == "error":
             axis = self._axis(node, left)
             if isinstance(axis, tuple):

@@ -118,6 +118,11 @@ _op("topk", "top", "top", "top k", "topk", "k largest values", "k largest elemen
 _op("mse", "error", "mse", "mean squared error", "mse loss", "mean square error", "l2 loss")
 _op("rmse", "error", "rmse", "root mean squared error", "root mean square error")
 _op("mae", "error", "mae", "mean absolute error", "l1 loss")
+_op("cosine", "error", "cosine similarity", "row wise cosine similarity", "rowwise cosine similarity")
+_op(
+    "row_dot", "error", "row wise dot product", "rowwise dot product", "row wise dot products", "row wise inner product"
+)
+_op("outer", "error", "outer product")
 _op(
     "cross_entropy",
     "loss",
@@ -389,7 +394,7 @@ _add(Entry("foreign"), "conv", "convolution", "convolutions", "conv1d", "conv2d"
      "all reduce", "allreduce", "all gather", "allgather", "cholesky", "svd", "qr", "determinant", "median", "mode", "quantile",
      "percentile", "adam", "adamw", "sgd", "optimizer step", "backward", "backward pass", "gradient", "gradients", "backprop", "loss",
      "sliding window", "alibi", "mlp", "ffn", "feed forward", "transformer block", "transformer", "kl divergence", "huber loss",
-     "cosine similarity", "outer product", "trace", "diagonal", "cumulative max", "cummax", "reverse",
+     "trace", "diagonal", "cumulative max", "cummax", "reverse",
      "flip", "roll", "concat", "concatenate", "concatenation", "stack", "split", "pad", "padding", "one hot", "topk indices", "unique",
      "kronecker product", "cross product", "eigenvalues", "upsample", "interpolate", "resize", "grouped gemm", "moe", "mixture of experts",
      "paged attention", "kv cache", "lookup", "where condition", "prelu", "celu", "glu gate", "gumbel softmax", "sparsemax",

@@ -77,6 +77,12 @@ SAMPLE = {
 }  # fmt: skip
 """Errors of one tensor against another."""
 
+PAIRS = {
+    "row_dot": "np.sum({x} * {y}, axis=-1)",
+    "cosine": "np.sum({x} * {y}, axis=-1) / np.sqrt(np.sum({x} * {x}, axis=-1) * np.sum({y} * {y}, axis=-1) + 1e-12)",
+}
+"""One number for each pair of rows."""
+
 Shape = tuple[int, ...]
 
 
@@ -336,6 +342,24 @@ class Writer:
             self.made.line(key, SAMPLE[key].format(x=x.text, y=y.text, axis=at)), _reduced(x.shape, axis, False)
         )
 
+    def pair(self, key: str, x: Value, y: Value) -> Value:
+        """One number for each row of x and the same row of y."""
+        if x.shape is None or y.shape is None or x.shape != y.shape:
+            raise RequestError(
+                f"the shapes contradict each other: {spoken(key)} of {show(x.shape)} and {show(y.shape)}; make them equal."
+            )
+        self.made.notes.append(f"{spoken(key)} is one number for each row.")
+        x, y = self.named(x), self.named(y)
+        return Value(self.made.line(key, PAIRS[key].format(x=x.text, y=y.text)), y.shape[:-1] if y.shape else ())
+
+    def outer(self, x: Value, y: Value) -> Value:
+        """Every element of one vector times every element of another."""
+        if x.shape is None or y.shape is None or len(x.shape) != 1 or len(y.shape) != 1:
+            raise RequestError(
+                f"an outer product takes two vectors, not {show(x.shape)} and {show(y.shape)}: give two lengths."
+            )
+        return Value(self.made.line("outer", f"np.outer({x.text}, {y.text})"), (x.shape[0], y.shape[0]))
+
     def matmul(self, x: Value, y: Value, note: str = "") -> Value:
         """A matrix product, batched as NumPy's `@`."""
         if x.shape is None or y.shape is None:
@@ -439,6 +463,7 @@ class Writer:
             scale_text = f" * {number(scale)}"
         scores = made.line("scores", f"{q.text} @ np.swapaxes({k.text}, -1, -2){scale_text}")
         if mask is not None:
+            made.notes.append(f"{mask.text} is added to the scores before the softmax.")
             scores = made.line("masked", f"{scores} + {mask.text}")
         if causal:
             late = f" + {length - rows}" if length != rows else ""
