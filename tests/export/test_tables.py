@@ -196,3 +196,16 @@ def test_a_new_folder_of_tables_appears_as_a_whole(
     with pytest.raises(ZeroDivisionError):
         write_parquet(tmp_path / "other", found)
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
+
+
+def test_shares_of_the_summary_follow_from_its_bytes(seen: Observed) -> None:
+    (row,) = tables(seen)["Summary"].to_pylist()
+    assert row["useful_read_percent"] == pytest.approx(100 * (1 - row["hbm_reload_bytes"] / row["hbm_read_bytes"]))
+    assert row["hbm_reload_bytes"] == seen.profile.reload_read_bytes > 0
+    parts = [row[f"{kind}_dma_size_percent"] for kind in ("static", "software_dynamic", "hardware_dynamic")]
+    assert sum(parts) == pytest.approx(100)
+    assert row["dynamic_dma_size_percent"] == pytest.approx(sum(parts[1:]))
+    assert row["inputs_outputs_weights_size_bytes"] == sum(
+        b.row_bytes * b.partitions for b in seen.trace.buffers if b.space not in ("sbuf", "psum")
+    )
+    assert row["cc_op_count"] == 0

@@ -548,8 +548,41 @@ def summary(seen: Observed, moved: dict[str, Ints] | None = None) -> dict[str, A
         found[f"{name}_dma_active_time"] = active / 1e9
         found[f"{name}_dma_active_time_percent"] = 100 * active / (timeline.latency_ns or 1.0)
         found[f"{name}_dma_size"] = int(seen.trace.column(Inst.BYTES)[mine].sum())
+        found[f"{name}_dma_size_percent"] = 100 * found[f"{name}_dma_size"] / max(found["dma_transfer_total_bytes"], 1)
     found.update(_engine_summary(profile))
+    found.update(_ratios(seen, found, software | hardware))
     return found
+
+
+def _ratios(seen: Observed, found: dict[str, Any], dynamic: NDArray[np.bool_]) -> dict[str, Any]:
+    """Metrics made of others. Reloads are both kinds: inputs read again and intermediates loaded back.
+
+    The ratios of reloads and saves are of all bytes that DMAs and instructions read from and write to SBUF.
+    """
+    profile, timeline = seen.profile, seen.timeline
+    active = covered(timeline.data_start_ns[dynamic], timeline.data_end_ns[dynamic])
+    touched = max(found["sbuf_read_bytes"] + found["sbuf_write_bytes"], 1)
+    collective = seen.law == "collective"
+    begin, end = timeline.start_ns[collective], timeline.end_ns[collective]
+    outputs = sum(b.row_bytes * b.partitions for b in seen.trace.buffers if b.role in ("shared", "output"))
+    reloaded = profile.reload_read_bytes + profile.spill_reload_bytes
+    return {
+        "dynamic_dma_active_time_percent": 100 * active / (timeline.latency_ns or 1.0),
+        "dynamic_dma_size_percent": found["software_dynamic_dma_size_percent"]
+        + found["hardware_dynamic_dma_size_percent"],
+        "inputs_outputs_weights_size_bytes": found["inputs_and_weights_size_bytes"] + outputs,
+        "weight_size_bytes": sum(b.row_bytes * b.partitions for b in seen.trace.buffers if b.role == "constant"),
+        "mfu_inst_max_achievable_estimated_percent": profile.mfu_max_achievable_estimated_percent,
+        "average_dma_size": profile.dma_transfer_average_bytes,
+        "hbm_reload_bytes": reloaded,
+        "useful_read_percent": 100 * (1 - reloaded / profile.hbm_read_bytes) if profile.hbm_read_bytes else 100.0,
+        "sbuf_reload_ratio": profile.spill_reload_bytes / touched,
+        "sbuf_save_ratio": profile.spill_save_bytes / touched,
+        "cc_op_count": int(collective.sum()),
+        "cc_op_time": float((end - begin).sum()) / 1e9,
+        "cc_op_active_time": covered(begin, end) / 1e9,
+        "cc_op_active_time_percent": 100 * covered(begin, end) / (timeline.latency_ns or 1.0),
+    }
 
 
 def _engine_summary(profile: Profile) -> dict[str, Any]:
