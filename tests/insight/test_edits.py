@@ -252,3 +252,22 @@ def test_a_circle_through_the_order_of_issue_is_found() -> None:
     rows = np.flatnonzero(trace.column(Inst.ENGINE) == Engine.SCALAR)
     with pytest.raises(TraceError, match=r"tensor_copy .* could never start"):
         check_order(trace, Edges(rows[1:], rows[:1], np.zeros(1, np.int64)))
+
+
+def test_only_instructions_of_one_line_are_joined() -> None:
+    program = Program()
+    x, y = program.tile(512, space="hbm", role="input"), program.tile(512, space="shared_hbm")
+    t = program.tile(512)
+    program.load(t, x)
+    for _ in range(4):
+        for line in (1, 2):
+            program.line = line
+            program.copy(program.tile(512), t)
+    program.load(y, t)
+    trace = program.finish()
+    rows = np.flatnonzero(trace.column(Inst.BYTES) == 0)
+    after = edits.joined(trace, rows, 2, edits.Joining((Inst.FREE,)))
+    check(after)
+    mine = after.column(Inst.BYTES) == 0
+    assert after.column(Inst.LINE)[mine].tolist() == [trace.column(Inst.LINE)[rows[k]] for k in (0, 1, 4, 5)]
+    assert after.column(Inst.FREE)[mine].tolist() == [1024] * 4

@@ -230,13 +230,18 @@ class Joining:
 
 
 def joined(trace: Trace, rows: Ints, size: int, how: Joining) -> Trace:
-    """The trace in which every `size` neighbours among `rows` (ascending) are one instruction with all their operands."""
+    """The trace in which every `size` neighbours among `rows` of one line and core are one instruction with all their operands."""
     if size < 2 or len(rows) < 2:
         return trace
+    kind = trace.column(Inst.LINE)[rows] * (int(trace.column(Inst.CORE).max()) + 1) + trace.column(Inst.CORE)[rows]
+    order = np.lexsort((rows, kind))
+    rows, kind = rows[order], kind[order]
+    begins = np.flatnonzero(np.diff(kind, prepend=kind[0] - 1))
+    place = np.arange(len(rows)) - np.repeat(begins, np.diff(np.append(begins, len(rows))))
+    starts = np.flatnonzero(place % size == 0)
+    ends = np.append(starts[1:], len(rows)) - 1
     group = np.full(len(trace), -1, np.int64)
-    group[rows] = np.arange(len(rows)) // size
-    starts = np.arange(0, len(rows), size)
-    ends = np.minimum(starts + size, len(rows)) - 1
+    group[rows] = np.cumsum(place % size == 0) - 1
     keeper = rows[ends if how.at_last else starts]
     table = trace.instructions.copy()
     for column in how.summed:
