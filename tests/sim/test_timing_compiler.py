@@ -8,7 +8,7 @@ from tools.sim.instruction import Inst, Trace
 from tools.sim.machine import machine
 from tools.sim.profiler import profile
 from tools.sim.timing import BETA1, BETA2, IN_ORDER, TimingOptions, schedule
-from tools.sim.timing.optimising import balanced, forwarded, reused
+from tools.sim.timing.optimising import balanced, forwarded, optimised, reused, working_copy
 from tools.sim.timing.renaming import renamed
 
 TRN1, TRN2 = machine("trn1"), machine("trn2")
@@ -26,7 +26,7 @@ def single_buffer_loop() -> Trace:
 
 def test_whole_overwrites_get_their_own_tile() -> None:
     trace = single_buffer_loop()
-    found = renamed(trace)
+    found = renamed(working_copy(trace))
     assert len(found.buffers) == len(trace.buffers) + 2 * 15
     assert len({int(b) for b in found.operands[found.operands[:, 1] == 2, 0]} - {0}) == 16
     serial = schedule(trace, TRN2, TimingOptions(compiler_model=IN_ORDER)).latency_ns
@@ -145,7 +145,15 @@ def test_a_spread_row_is_read_from_psum() -> None:
     assert dropped.tolist() == [False, True, False]
     assert trace.instructions[2, Inst.FLAGS] & Flag.PSUM_SRC
     assert trace.operands[trace.instructions[2, Inst.FIRST_OPERAND] + 2, 0] == 2
-    assert trace.instructions[1, Inst.OPERANDS] == 0
+    assert optimised(spread_row("vector"), TRN1, BETA1)[0].instructions[1, Inst.OPERANDS] == 0
+
+
+def test_the_trace_that_is_timed_stays_as_it_is() -> None:
+    trace = spread_row("vector")
+    instructions, operands = trace.instructions.copy(), trace.operands.copy()
+    schedule(trace, TRN1)
+    assert (trace.instructions == instructions).all()
+    assert (trace.operands == operands).all()
 
 
 def test_a_spread_row_that_a_matmul_reads_is_copied() -> None:

@@ -59,11 +59,11 @@ def peak_usage(trace: Trace) -> tuple[int, int, int]:
     peaks = {"sbuf": (0, -1), "psum": (0, -1)}
     for space in peaks:
         for core in range(max(trace.cores, 1)):
-            mine = [b for b in trace.buffers if b.space == space and b.core == core and ranges.last[b.id] >= 0]
-            if not mine:
+            columns = tiles_of(trace.buffers)
+            ids = np.flatnonzero(getattr(columns, space) & (columns.core == core) & (ranges.last >= 0))
+            if not len(ids):
                 continue
-            ids = np.array([b.id for b in mine])
-            sizes = np.array([b.row_bytes for b in mine])
+            sizes = columns.size[ids]
             level = np.zeros(len(trace) + 1, np.int64)
             np.add.at(level, ranges.first[ids], sizes)
             np.add.at(level, ranges.last[ids] + 1, -sizes)

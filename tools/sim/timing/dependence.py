@@ -252,10 +252,13 @@ def _space_edges(trace: Trace, machine: Machine, engine: Ints, writer: Ints) -> 
     reps = end - begin
     source = np.repeat(np.arange(len(tile)), reps)
     which = np.repeat(begin, reps) + np.arange(len(source)) - np.repeat(np.cumsum(reps) - reps, reps)
-    users = last.reshape(count, stride)[old[which]]
-    flat_after = np.repeat(instruction[source], stride)
-    flat = users.reshape(-1)
-    known = (flat >= 0) & (flat // 2 < flat_after)
-    before, after = flat[known] // 2, flat_after[known]
-    kind = np.where(flat[known] % 2 == 1, int(Edge.SPACE_RESULT), int(Edge.SPACE_RELEASE))
-    return Edges(before, after, kind)
+    tiles, waiting = old[which], instruction[source]
+    del source, which, tile, candidates
+    parts = []
+    for user in last.reshape(count, stride).T:
+        access = user[tiles]
+        known = (access >= 0) & (access // 2 < waiting)
+        parts.append((access[known], waiting[known]))
+    accesses = np.concatenate([p[0] for p in parts])
+    kind = np.where(accesses % 2 == 1, int(Edge.SPACE_RESULT), int(Edge.SPACE_RELEASE))
+    return Edges(accesses // 2, np.concatenate([p[1] for p in parts]), kind)

@@ -1,7 +1,8 @@
 """What the neuronxcc.nki compiler does to a program before the engines see it, pass by pass.
 
 The passes keep every instruction's index: one that the compiler drops stays in the trace without operands and costs
-nothing. They are reasoned from the program alone and switched by `CompilerModel`.
+nothing. They are reasoned from the program alone and switched by `CompilerModel`. Each works in place on what it is given,
+which `optimised` copies once: a long trace's tables hold hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -33,8 +34,18 @@ LEVELS = 4096
 """Steps of the trace in which SBUF use is tracked while values are kept."""
 
 
+def working_copy(trace: Trace) -> Trace:
+    """`trace` with tables of its own, stored column by column, as the passes read them."""
+    return replace(
+        trace,
+        instructions=np.array(trace.instructions, order="F"),
+        operands=np.array(trace.operands, order="F"),
+    )
+
+
 def optimised(trace: Trace, machine: Machine, model: CompilerModel) -> tuple[Trace, Bools]:
     """The program that the engines run under `model`, and which of its instructions were dropped."""
+    trace = working_copy(trace)
     dropped = np.zeros(len(trace), np.bool_)
     if not len(trace):
         return trace, dropped
@@ -46,19 +57,23 @@ def optimised(trace: Trace, machine: Machine, model: CompilerModel) -> tuple[Tra
     if model.reuse:
         trace, gone = reused(trace, machine)
         dropped |= gone
+    if dropped.any():
+        trace = _without(trace, dropped)
     if model.balance:
         trace = balanced(trace, machine)
     return trace, dropped
 
 
-def _without(trace: Trace, dropped: Bools, operands: Ints, instructions: Ints | None = None) -> Trace:
-    """`trace` with other operands, those of dropped instructions removed."""
-    instructions = (trace.instructions if instructions is None else instructions).copy()
-    keep = ~dropped[owners(trace)]
-    instructions[dropped, Inst.OPERANDS] = 0
-    counts = instructions[:, Inst.OPERANDS]
-    instructions[:, Inst.FIRST_OPERAND] = np.cumsum(counts) - counts
-    return replace(trace, instructions=instructions, operands=operands[keep])
+def _without(trace: Trace, dropped: Bools) -> Trace:
+    """`trace` without the operands of dropped instructions."""
+    keep = np.flatnonzero(~dropped[owners(trace)])
+    operands = np.empty((len(keep), len(Operand)), np.int64, order="F")
+    for column in range(len(Operand)):
+        operands[:, column] = trace.operands[keep, column]
+    counts = trace.instructions[:, Inst.OPERANDS]
+    counts[dropped] = 0
+    trace.instructions[:, Inst.FIRST_OPERAND] = np.cumsum(counts) - counts
+    return replace(trace, operands=operands)
 
 
 def forwarded(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
@@ -102,11 +117,9 @@ def forwarded(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
     name[out_buffer[fits]] = source_buffer[fits]
     moved = np.zeros(count, np.bool_)
     moved[out_buffer[fits]] = True
-    instructions = trace.instructions.copy()
-    instructions[owner[moved[buffer] & reads], Inst.FLAGS] |= Flag.PSUM_SRC
-    changed = operands.copy()
-    changed[:, Operand.BUFFER] = name[buffer]
-    return _without(trace, dropped, changed, instructions), dropped
+    trace.instructions[owner[moved[buffer] & reads], Inst.FLAGS] |= Flag.PSUM_SRC
+    operands[:, Operand.BUFFER] = name[buffer]
+    return trace, dropped
 
 
 def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
@@ -153,9 +166,8 @@ def reused(trace: Trace, machine: Machine) -> tuple[Trace, Bools]:
     )  # fmt: skip
     if not dropped.any():
         return trace, dropped
-    changed = operands.copy()
-    changed[:, Operand.BUFFER] = name[buffer]
-    return _without(trace, dropped, changed), dropped
+    operands[:, Operand.BUFFER] = name[buffer]
+    return trace, dropped
 
 
 def _same_values(
@@ -269,9 +281,8 @@ def balanced(trace: Trace, machine: Machine) -> Trace:
 
 
 def _on_scalar(trace: Trace, rows: Ints) -> Trace:
-    instructions = trace.instructions.copy()
-    instructions[rows, Inst.ENGINE] = Engine.SCALAR
-    return replace(trace, instructions=instructions)
+    trace.instructions[rows, Inst.ENGINE] = Engine.SCALAR
+    return trace
 
 
 def _shared_out(engine: Ints, movable: Bools, on_vector: Floats, on_scalar: Floats) -> Bools:

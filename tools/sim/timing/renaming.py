@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tools.sim.instruction import Operand, Trace
 from tools.sim.timing.allocation import owners
 
-from .tiles import tiles_of
+from .tiles import tiles_of, with_copies
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -24,7 +24,7 @@ def renamed(trace: Trace) -> Trace:
     """`trace` with a new buffer for every whole overwrite of an on-chip tile that the kernel didn't place itself.
 
     An overwrite is whole when one operand writes, without reading, every byte that any instruction accesses in the
-    tile. Instruction order and operands' rectangles stay as they are.
+    tile. Instruction order and operands' rectangles stay as they are; operands are renamed in place.
     """
     operands = trace.operands
     if not len(operands):
@@ -66,10 +66,8 @@ def renamed(trace: Trace) -> Trace:
     names[fresh] = np.arange(len(fresh)) + 1
     latest = np.maximum.accumulate(names)
     new = np.where(local >= 2, count + latest - 1, ordered)
-    changed = trace.operands.copy()
-    changed[rows[order], Operand.BUFFER] = new
-    copies = [replace(trace.buffers[int(b)], id=count + k) for k, b in enumerate(ordered[fresh])]
-    return replace(trace, operands=changed, buffers=[*trace.buffers, *copies])
+    trace.operands[rows[order], Operand.BUFFER] = new
+    return replace(trace, buffers=with_copies(trace.buffers, ordered[fresh]))
 
 
 def _read_too(owner: Ints, buffer: Ints, operands: Ints) -> Bools:

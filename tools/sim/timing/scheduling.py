@@ -70,10 +70,13 @@ def _schedule(trace: Trace, machine: Machine, options: TimingOptions, model: Com
     if held is not None:
         rank[held.moved] = held.rank
         edges = edges.joined(held.edges)
+    actual = cost if machine == known else costs(trace, machine, dropped)
+    if len(own) == len(trace):
+        trace = replace(trace, operands=np.empty((0, len(Operand)), np.int64))  # room for the edges by instruction
     streams = prepare(trace, known, options, model, cost, edges, lane, lanes, rank)
     if machine != known:
         plan = run(streams)
-        cost = costs(trace, machine, dropped)
+        cost = actual
         edges = edges.joined(turns_at_ports(plan.start, lane // lanes, cost.ports))
         streams = prepare(trace, machine, options, model, cost, edges, lane, lanes, rank, plan)
     del edges  # a quarter of the memory that the loop would hold

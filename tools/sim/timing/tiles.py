@@ -41,6 +41,8 @@ class Tiles:
         return self.address >= 0
 
 
+_SPACES = {"sbuf": 1, "psum": 2}
+
 _remembered: tuple[list[BufferInfo], int, Tiles] | None = None
 
 
@@ -50,15 +52,30 @@ def tiles_of(buffers: list[BufferInfo]) -> Tiles:
     known = _remembered
     if known is not None and known[0] is buffers and known[1] == len(buffers):
         return known[2]
+    count = len(buffers)
+    spaces = np.fromiter([_SPACES.get(b.space, 0) for b in buffers], np.int8, count)
     found = Tiles(
-        np.array([b.space == "sbuf" for b in buffers], np.bool_),
-        np.array([b.space == "psum" for b in buffers], np.bool_),
-        np.array([b.row_bytes for b in buffers], np.int64),
-        np.array([b.core for b in buffers], np.int64),
-        np.array([-1 if b.address is None else b.address[1] for b in buffers], np.int64),
+        spaces == 1,
+        spaces == 2,
+        np.fromiter([b.row_bytes for b in buffers], np.int64, count),
+        np.fromiter([b.core for b in buffers], np.int64, count),
+        np.fromiter([-1 if b.address is None else b.address[1] for b in buffers], np.int64, count),
     )
     _remembered = (buffers, len(buffers), found)
     return found
+
+
+def with_copies(buffers: list[BufferInfo], copied: Ints) -> list[BufferInfo]:
+    """`buffers` and another tile like each of `copied`, whose columns are remembered instead of `buffers`'s.
+
+    The new entries are the old objects: in a long trace, hundreds of thousands of them differ in nothing but their id.
+    """
+    global _remembered
+    old = tiles_of(buffers)
+    grown = [*buffers, *map(buffers.__getitem__, copied.tolist())]
+    columns = (np.concatenate([c, c[copied]]) for c in (old.sbuf, old.psum, old.size, old.core, old.address))
+    _remembered = (grown, len(grown), Tiles(*columns))
+    return grown
 
 
 def forget() -> None:
