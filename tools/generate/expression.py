@@ -605,8 +605,7 @@ def _dispatch(given: _Arguments) -> Value:
         q, k, v = given.tensor("query", "q"), given.tensor("key", "k"), given.tensor("value", "v")
         mask = given.maybe("attn_mask", "mask")
         causal, scale = given.flag("is_causal", "causal"), given.number("scale", positional=False)
-        if given.flag("enable_gqa") and given.torch:
-            pass
+        given.flag("enable_gqa")  # heads are shared wherever their numbers differ
         return write.attention(q, k, v, causal=causal, scale=scale, mask=mask)
     if key == "mse_loss":
         return write.error("mse", given.tensor("input"), given.tensor("target"), None)

@@ -53,7 +53,7 @@ class Sentence(Operands):
             elif (
                 token.kind == "number"
                 and self._is("op", "topk", 1)
-                and "largest" in self._text(1) + "largest" * (self._text(1).startswith(("big", "high")))
+                and self._text(1).split()[0] in ("largest", "biggest", "highest")
             ):
                 self.counted = int(self.take().value)
             elif token.kind == "number" and self._is("infix", ahead=1) and self.value is None and not subjects:
@@ -246,8 +246,6 @@ class Sentence(Operands):
             raise self.refuse(f"{token.text} {self._text()}", "it isn't clear what stands on its left")
         left = subjects[0] if subjects else self.value
         if left is None:
-            if key == "subtract":
-                return self._minus(token)
             raise self.refuse(f"{token.text} {self._text()}")
         role = {"matmul": "matmul", "times": "times", "multiply": "times"}.get(key, key)
         if self.value is not None and (self._is("op") or self._is("article")) and key in ("add", "times"):
@@ -291,10 +289,6 @@ class Sentence(Operands):
         self.value = self._binary(key, left, right, role)
         self.last = token
         return ""
-
-    def _minus(self, token: Token) -> str:
-        """A sign: `exp of -x` is said as an operand; alone it has nothing to stand on."""
-        raise self.refuse(f"{token.text} {self._text()}")
 
     def _binary(self, key: str, left: Node, right: Node, role: str = "") -> Node:
         if key == "matmul":
