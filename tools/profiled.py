@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools import draws
+from tools.execution import POISONS
 from tools.insight import (
     Location,
     Observed,
@@ -19,6 +20,7 @@ from tools.insight import (
     TraceError,
     instrumented,
     locate,
+    locate_by_trace,
     precision_report,
     unwritten_outputs,
     unwritten_reads,
@@ -44,12 +46,14 @@ class Profiled:
 
     Attributes:
         title: file and function.
+        kernel: its source and entry point.
         program: the recorded instructions, which can be replayed on data.
         seen: the trace placed in time, under the user's own file name.
         findings: errors and warnings that recording and the instruction stream show; wrong values need a run on data.
     """
 
     title: str
+    kernel: Kernel
     program: Program
     seen: Observed
     findings: tuple[Finding, ...] = ()
@@ -95,7 +99,7 @@ def profile_kernel(
     ]
     findings = {str(f): f for f in (*recorded.findings, *streamed) if f.severity != "note"}
     title = f"{filename}:{kernel.function}"
-    return Profiled(title, replace(program, trace=trace), seen, tuple(findings.values()))
+    return Profiled(title, kernel, replace(program, trace=trace), seen, tuple(findings.values()))
 
 
 def find_precision(profiled: Profiled, inputs: Sequence[TensorSpec], seed: int = 0) -> PrecisionReport:
@@ -127,6 +131,9 @@ def find_error(
         except JobFailed as failure:
             raise RequestError(failure.message) from failure
 
+        if profiled.program.opaque:
+            return _by_trace(profiled, values, wanted, tolerance, sandbox)
+
         def steps() -> list[Step]:
             made = instrumented(reference.source, reference.function)
             try:
@@ -137,11 +144,31 @@ def find_error(
         return _on_data(profiled, lambda: locate(profiled.program, values, wanted, tolerance, steps=steps))
 
 
+def _by_trace(
+    profiled: Profiled,
+    values: list[NDArray[np.generic]],
+    wanted: Sequence[NDArray[np.generic]],
+    tolerance: Tolerance,
+    sandbox: Worker,
+) -> Location:
+    """Locate an error of a kernel whose record can't be replayed: it runs once more as it is."""
+    kernel, target = profiled.kernel, profiled.program.trace.target
+    try:
+        _, outputs, findings = sandbox.direct(kernel.source, kernel.function, values, target, POISONS[0])
+        return locate_by_trace(profiled.program, outputs, values, wanted, tolerance, tuple(map(str, findings)))
+    except JobFailed as failure:
+        raise RequestError(str(failure.finding or failure.message)) from failure
+    except (Malformed, ValueError) as error:
+        raise RequestError(f"{profiled.title}: {error}") from error
+
+
 def _on_data(profiled: Profiled, run: Callable[[], T]) -> T:
     if profiled.program.depends_on_data:
         raise RequestError(
             f"{profiled.title} loads registers from tensors, so its instructions depend on data and can't be replayed"
         )
+    if profiled.program.opaque:
+        raise RequestError(f"{profiled.title} can't be replayed in float64: {profiled.program.opaque}")
     try:
         return run()
     except KernelError as error:

@@ -22,6 +22,7 @@ from tools.sim.core import Core, Launch, SimOptions
 from tools.sim.dtypes import DType
 from tools.sim.errors import Diagnostic, KernelError, SourceRange
 from tools.sim.execute import _flatten, _Run
+from tools.sim.frontend.beta1.tile import Tile
 from tools.sim.frontend.loader import LoadedKernel
 from tools.sim.instruction import OPCODES, BufferInfo, Engine, Inst, Opcode, Operand, ParallelLoop, Trace
 from tools.sim.isa import enums, ops
@@ -208,7 +209,8 @@ class _Opaque(Exception):
 
 def _is_plain(kind: type[Tensor]) -> bool:
     """Whether a tensor class reads and writes as plain strided views do."""
-    return all(getattr(kind, name) is getattr(Tensor, name) for name in ("view", "map_view", "read", "write", "wrote"))
+    same = all(getattr(kind, name) is getattr(Tensor, name) for name in ("map_view", "read", "write", "wrote"))
+    return same and kind.view in (Tensor.view, Tile.view)  # without a type, a tile of Beta 1 shows what any tensor does
 
 
 class _Recording(Core):

@@ -11,7 +11,7 @@ from tests.tools.tasks import HEAD, task
 from tools import draws
 from tools.evaluate import evaluate
 from tools.library import library, load
-from tools.program import Program, record, replay
+from tools.program import Program, record, replay, run_directly
 from tools.sandbox import Worker
 from tools.sim import load_source, machine, simulate
 from tools.sim.dtypes import ALL
@@ -87,6 +87,16 @@ def test_kernels_of_the_older_dialect_are_judged_too(worker: Worker) -> None:
     found = evaluate(Kernel(source=BETA1, dialect="neuronxcc.nki"), wanted, worker=worker)
     assert found.correct, found.first_problem
     assert found.performance is not None
+
+
+def test_kernels_of_the_older_dialect_replay_to_the_bits_of_a_direct_run() -> None:
+    a = np.random.default_rng(5).standard_normal((256, 64)).astype(np.float32)
+    loaded = load_source(BETA1)
+    program, _, _ = record(loaded, [a], "trn1")
+    assert not program.opaque
+    _, direct, _ = run_directly(loaded, [a], "trn1")
+    (replayed,) = replay(program, [a], machine("trn1")).outputs
+    assert replayed.tobytes() == direct[0].tobytes()
 
 
 TWO_CORES = (

@@ -9,7 +9,7 @@ from tools.insight.advice import RULES, Advice, advise
 from tools.insight.counterfactual import Counterfactual
 from tools.insight.gaps import Explanation, IdleCause, explain_gap
 from tools.insight.generations import Generation, what_if
-from tools.insight.locate import Location, locate
+from tools.insight.locate import Location, locate, locate_by_trace
 from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import Observed
 from tools.insight.precision import LinePrecision, PrecisionReport, precision_report
@@ -40,6 +40,7 @@ __all__ = [
     "explain_gap",
     "instrumented",
     "locate",
+    "locate_by_trace",
     "lockstep",
     "precision_report",
     "rules",

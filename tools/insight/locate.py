@@ -10,7 +10,7 @@ agrees with no step of the reference (`divergence`), and the lines that only the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ Ints = NDArray[np.int64]
 Verdict = Literal["agrees", "not finite", "uninitialised", "rounding", "logic"]
 
 MOST_SUSPECTS = 5
+_ELSE = "Even exact arithmetic gives this result, so the kernel computes something else than the reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,43 @@ def locate(
     known += [Step(b.name, 0, np.asarray(a, np.float64)) for b, a in zip(_inputs(seen), inputs)]
     known.append(Step("the result", 0, np.asarray(wanted[wrong], np.float64)))
     return _logic(seen, stores, slices, pattern, _Evidence(program, inputs, known, there))
+
+
+def locate_by_trace(
+    program: Program,
+    outputs: Sequence[NDArray[Any]],
+    inputs: Sequence[NDArray[Any]],
+    wanted: Sequence[NDArray[Any]],
+    tolerance: Tolerance,
+    findings: Sequence[str] = (),
+) -> Location:
+    """Name the line at which an error enters as far as the instruction stream tells, for records that can't be replayed.
+
+    Args:
+        program: the recorded kernel; only its trace and the places of its outputs are used.
+        outputs: what it returned for `inputs`.
+        inputs: one array for each input.
+        wanted: the reference's outputs.
+        tolerance: what counts as equal.
+        findings: errors and warnings of the run, in words.
+
+    Raises:
+        ValueError: the number or shapes of the outputs differ from the reference's.
+    """
+    if len(outputs) != len(wanted):
+        raise ValueError(f"the kernel returns {len(outputs)} outputs, the reference {len(wanted)}")
+    results = [compare(got, want, tolerance, inputs) for got, want in zip(outputs, wanted)]
+    wrong = next((k for k, r in enumerate(results) if not r.passed), -1)
+    if wrong < 0:
+        return Location("agrees", 0, "Every output agrees with the reference within the tolerance.", "", ())
+    pattern = f"output {wrong}: {results[wrong].detail}"
+    seen = Observed.of(program.trace, machine(program.trace.target))
+    stores = _stores(program, seen, wrong, _wrong_mask(outputs[wrong], wanted[wrong], tolerance))
+    found = _logic(seen, stores, _backward(seen, stores[0]), pattern)
+    why = f"Without a float64 shadow ({program.opaque}) only the instruction stream tells: "
+    sentence = found.sentence.removeprefix(f"{_ELSE}; ")
+    unset = next((f for f in findings if "KW-UNINITIALISED" in f), "")
+    return replace(found, sentence=f"{unset + ' ' if unset else ''}{why}{sentence}")
 
 
 def _wrong_mask(got: NDArray[Any], want: NDArray[Any], tolerance: Tolerance) -> NDArray[np.bool_]:
@@ -273,7 +311,7 @@ def _logic(
     else:
         found += _passed(seen, innocent, mine)
     last = int(seen.line[guilty[-1]])
-    sentence = "Even exact arithmetic gives this result, so the kernel computes something else than the reference"
+    sentence = _ELSE
     if found:
         sentence += f"; {found[0].where} stands out ({found[0].reason}): {found[0].source}"
     else:
