@@ -25,6 +25,8 @@ Ints = NDArray[np.int64]
 LEAST_GAIN = 0.002
 """Share of the latency below which a gain is within the model's noise and not worth a sentence."""
 
+LEAST_SHARE = 0.01
+"""Of an engine's idle time: lesser causes have no place in the short answer."""
 MOST_FOLLOWED = 2000
 """Waits whose chains are followed; of more, every so many-th."""
 
@@ -368,7 +370,7 @@ def _answer(
         f"The {name} is idle {percent:.1f}% of the time on {observed.machine.name}: {use.idle_us:.2f} of {latency:.2f} us "
         f"(simulated), busy {use.busy_us:.2f} us."
     ]
-    lines += [f"- {c.sentence}" for c in causes[:3]]
+    lines += [f"- {c.sentence}" for k, c in enumerate(causes[:3]) if k == 0 or c.share >= LEAST_SHARE]
     chain = _behind(observed, causes, meanwhile)
     lines += [f"- {chain}"] if chain else []
     lines += [f"- {t.sentence}" for t in trials[:3]]
