@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.sim.programs import Engine, Flag, Program
+from tools.sim import load_source, simulate
 from tools.sim.instruction import Inst, Trace
 from tools.sim.machine import machine
 from tools.sim.profiler import profile
@@ -207,3 +208,30 @@ def test_integers_stay_on_vector() -> None:
     program = Program("trn1", dialect="neuronxcc.nki")
     program.copy(program.tile(512), program.tile(512), flags=Flag.INTEGER)
     assert balanced(program.finish(), TRN1).column(Inst.ENGINE).tolist() == [Engine.VECTOR]
+
+
+KERNEL = """
+import neuronxcc.nki as nki
+import neuronxcc.nki.isa as nisa
+import neuronxcc.nki.language as nl
+
+@nki.jit
+def kernel(x):
+    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    t = nl.load(x)
+    a = nisa.tensor_copy(t)
+    b = nisa.tensor_copy(a, engine=nisa.vector_engine)
+    c = nisa.tensor_scalar(b, nl.multiply, 2.0)
+    d = nisa.tensor_scalar(c, nl.maximum, 0.0)
+    e = nisa.tensor_scalar(d, nl.subtract, 1.0)
+    nl.store(out, e)
+    return out
+"""
+
+
+def test_what_names_its_engine_or_exists_on_vector_only_stays_there() -> None:
+    trace = simulate(load_source(KERNEL), np.zeros((128, 512), np.float32), target="trn1", data=False).trace
+    moved = balanced(working_copy(trace), TRN1).column(Inst.ENGINE)
+    compute = np.isin([trace.opcode_name(i) for i in range(len(trace))], ("tensor_copy", "tensor_scalar"))
+    scalar, vector = Engine.SCALAR, Engine.VECTOR
+    assert moved[compute].tolist() == [scalar, vector, scalar, vector, scalar]

@@ -100,6 +100,7 @@ class Flag:
     """Bits 24..31: activation-table set of a Scalar Engine instruction (0: needs none)."""
     KERNEL_INPUT = 1 << 32
     CHAIN = 1 << 33  # matmul: continues an accumulation group
+    PINNED = 1 << 34  # stays on its engine: the kernel names it, or Scalar lacks the operations
 
 
 Meaning = Callable[..., None]

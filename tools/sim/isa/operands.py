@@ -124,6 +124,12 @@ def pick_engine(value: Any, allowed: tuple[Engine, ...], *, api: str) -> Engine:
     return chosen
 
 
+def names_engine(value: Any) -> bool:
+    """Whether an `engine` argument asks for a particular engine."""
+    chosen = value.value if isinstance(value, engine_enum) else value
+    return chosen is not None and chosen is not Engine.UNKNOWN
+
+
 def forbid_psum_on_gpsimd(engine: Engine, tiles: tuple[Tensor, ...], *, api: str) -> None:
     """GpSimd has no path to PSUM (architecture guide, memory reachability)."""
     if engine is Engine.GPSIMD:

@@ -24,6 +24,7 @@ from tools.sim.isa.operands import (
     lane_bits,
     lane_scalar,
     lane_values,
+    names_engine,
     on_chip,
     pick_engine,
     require_dtype,
@@ -89,6 +90,7 @@ def tensor_copy(dst: Tensor, src: Tensor, engine: Any = None, name: str | None =
         unit = pick_engine(engine, TENSOR_COPY.engines, api="tensor_copy")
         forbid_psum_on_gpsimd(unit, (dst, src), api="tensor_copy")
         flags = common_flags(dst, src) | psum_flags(dst, src) | Flag.COPY_LIKE
+        flags |= Flag.PINNED if names_engine(engine) else 0
         params = {"through_float": True} if unit is Engine.SCALAR and core.machine.generation < 3 else None
         known = unit, n, p, flags, params
         if key is not None:
@@ -358,18 +360,21 @@ def tensor_scalar(
         default = (Engine.GPSIMD, Engine.VECTOR)
     unit = pick_engine(engine, default, api=api)
     forbid_psum_on_gpsimd(unit, (dst, data, *is_tensor(a, b)), api=api)
-    if unit is Engine.SCALAR:
-        pair = (first.name, second.name if second else None)
-        if pair not in (("multiply", "add"), ("multiply", None), ("add", None)):
-            context.fail(
-                "KW-SCALAR-TENSOR-SCALAR",
-                f"tensor_scalar on the Scalar Engine can't do {pair[0]}" + (f" then {pair[1]}" if pair[1] else ""),
-                operand="engine",
-                limit="multiply+add, multiply, add",
-                fix="use the Vector Engine or nisa.activation",
-            )
+    pair = (first.name, second.name if second else None)
+    on_scalar = pair in (("multiply", "add"), ("multiply", None), ("add", None))
+    if unit is Engine.SCALAR and not on_scalar:
+        context.fail(
+            "KW-SCALAR-TENSOR-SCALAR",
+            f"tensor_scalar on the Scalar Engine can't do {pair[0]}" + (f" then {pair[1]}" if pair[1] else ""),
+            operand="engine",
+            limit="multiply+add, multiply, add",
+            fix="use the Vector Engine or nisa.activation",
+        )
     extra = is_tensor(a, b)
     flags = common_flags(dst, data) | psum_flags(dst, data) | (Flag.SCALAR_OPERAND if extra else 0)
+    # Adding a negative constant is a subtraction; the compiler knows that, the instruction doesn't.
+    if names_engine(engine) or not (on_scalar or (pair == ("subtract", None) and not extra)):
+        flags |= Flag.PINNED
     context.current().issue(
         TENSOR_SCALAR,
         unit,

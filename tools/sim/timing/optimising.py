@@ -261,7 +261,7 @@ def balanced(trace: Trace, machine: Machine) -> Trace:
     rows = np.flatnonzero(
         np.isin(trace.column(Inst.OPCODE), [BY_NAME[name].code for name in ("tensor_copy", "tensor_scalar")])
         & (trace.column(Inst.ENGINE) == Engine.VECTOR)
-        & ((trace.column(Inst.FLAGS) & Flag.INTEGER) == 0)
+        & ((trace.column(Inst.FLAGS) & (Flag.INTEGER | Flag.PINNED)) == 0)
     )
     if not len(rows):
         return trace
