@@ -164,7 +164,7 @@ MEANINGS: dict[str, str] = {
     "KW-STRICT-PYTHON": "strict: Python that the kernel language doesn't have",
     "KW-STRICT-REMOVED": "strict: an API or argument that a version removed",
     "KW-STRICT-SCOPE": "strict, Beta 1: a tile used outside the block that made it",
-    "KW-STRICT-SHARED-HBM": "strict, Beta 1: a shared_hbm tensor made inside a block or a helper function",
+    "KW-STRICT-SHARED-HBM": "strict, Beta 1: a shared_hbm tensor made inside a loop or a helper function",
     "KW-STRICT-WHILE": "strict, Beta 1: a while loop that may not run at all",
     "KW-SYNTAX": "the source isn't Python",
     "KW-TENSOR-OPERATOR": "a Python operator on tensors in a dialect without them",

@@ -95,7 +95,8 @@ CLEAN = [
     PLACED + "z[...] = nl.load(b[:, 0:1])\nu[...] = nisa.activation(nl.exp, t, bias=z)\nnl.store(out, u)",
     PLACED + "u[...] = nl.load(a)\nq = nl.matmul(t[:, 0:128], u, transpose_x=True)\nnl.store(out, q)",
     "t: nt.tensor[128, 512] = nl.load(a)\nn = 512\nu: nt.tensor[128, n] = nl.exp(t)\nnl.store(out, u)",
-    "if a.shape[0] == 128:\n    t = nl.load(a)\nelse:\n    t = nl.load(b)\n" + STORE,
+    "if a.shape[0] == 128:\n    more = nl.ndarray((128, 512), nl.float32, buffer=nl.shared_hbm)\n    t = nl.load(a)\nelse:\n    t = nl.load(b)\n"
+    + STORE,
     "for i in nl.affine_range(2):\n    t = nl.load(a)\nfor i in nl.affine_range(2):\n    t = nl.load(a)\n    nl.store(out, t)",
     "p, f = nl.arange(128)[:, None], nl.arange(512)[None, :]\nt = nl.load(a[p, f], mask=(p + 2 * f < 2000))\n"
     "nl.store(out[p, f], t[p, f], mask=(p + 2 * f < 2000))",

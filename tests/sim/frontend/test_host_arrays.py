@@ -94,3 +94,11 @@ def test_one_result_none_or_several():
     assert results((), ()) is None
     assert results((one,), ()) is one
     assert results((one, one), ()) == (one, one)
+
+
+def test_a_stand_in_for_torch_has_no_tensors(monkeypatch):
+    fake = ModuleType("torch")
+    fake.Tensor = None
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    assert not is_torch(np.ones(1))
+    assert results((np.ones(1),), np.ones(1)).shape == (1,)

@@ -168,7 +168,7 @@ def test_beta1_parameters_are_read_only(body: str, line: int) -> None:
     [
         "out = nl.ndarray((4, 4), a.dtype, buffer=nl.shared_hbm)\nnl.store(out, nl.load(a))\nreturn out",
         "a = nl.load(a)\na[0:1] = 0.0\nreturn out",
-        "if out.shape[0] > 1:\n    out = nl.ndarray((4, 4), a.dtype, buffer=nl.private_hbm)\nnl.store(out, nl.load(a))\nreturn out",
+        "if out.shape[0] > 1:\n    out = nl.ndarray((4, 4), a.dtype, buffer=nl.shared_hbm)\nnl.store(out, nl.load(a))\nreturn out",
     ],
 )
 def test_beta1_names_that_no_longer_mean_a_parameter_may_be_written(body: str) -> None:

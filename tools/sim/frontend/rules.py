@@ -237,18 +237,18 @@ class _Reader(SourceText):
         yield from self._parameters(tree)
 
     def _kernel_level(self, tree: ast.Module) -> Iterator[Diagnostic]:
-        """Tensors in shared HBM are made by the kernel itself, outside its blocks."""
+        """Tensors in shared HBM are made by the kernel itself, outside its loops (published kernels make them in branches)."""
         jitted = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and _jit_decorator(f) is not None]
         for function in _reachable(tree, jitted):
             kernel = _jit_decorator(function)
             if isinstance(kernel, ast.Call) and any(k.arg == "experimental_flags" for k in kernel.keywords):
                 continue
-            blocks = [n for n in ast.walk(function) if isinstance(n, ast.For | ast.While | ast.If)]
+            blocks = [n for n in ast.walk(function) if isinstance(n, ast.For | ast.While)]
             for node in blocks if kernel is not None else [function]:
                 for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
                     values = [*call.args, *(k.value for k in call.keywords)]
                     if any(isinstance(v, ast.Attribute) and v.attr == "shared_hbm" for v in values):
-                        where = "a block of the kernel" if kernel is not None else f"the function {function.name}"
+                        where = "a loop of the kernel" if kernel is not None else f"the function {function.name}"
                         yield self.finding(
                             call,
                             "KW-STRICT-SHARED-HBM",
