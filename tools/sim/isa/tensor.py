@@ -387,7 +387,7 @@ def _matmul_types(dst: Tensor, stationary: Tensor, moving: Tensor, is_transpose:
     a, b = stationary.dtype, moving.dtype
     if is_transpose and generation >= 3:
         if dst.dtype is not a and dst.dtype is not dtypes.float32 and not (a.itemsize == 1 and dst.dtype.itemsize == 2):
-            _transpose_dtype(dst, stationary, generation)
+            _transpose_dtype(dst, stationary)
         return Flag.FP32 if a.itemsize == 4 else 0
     for tile, label in ((stationary, "stationary"), (moving, "moving")):
         if tile.dtype not in _MATMUL_TYPES:
@@ -442,7 +442,7 @@ def _matmul_types(dst: Tensor, stationary: Tensor, moving: Tensor, is_transpose:
     return flags
 
 
-def _transpose_dtype(dst: Tensor, data: Tensor, generation: int) -> None:
+def _transpose_dtype(dst: Tensor, data: Tensor) -> None:
     context.fail(
         "KW-TRANSPOSE-DTYPE",
         f"transpose: dst is {dst.dtype} but data is {data.dtype}; they must be equal",
@@ -526,6 +526,8 @@ def _check_transpose(dst: Any, data: Any, engine: Any) -> tuple[Engine, int, int
                 operand="dst",
                 fix="put data in SBUF and dst in PSUM, or use the Vector Engine",
             )
-        if dst.dtype.itemsize != data.dtype.itemsize:
-            _transpose_dtype(dst, data, generation)
+        # before NeuronCore-v3 a transpose is a matmul with the identity, whose result may be float32
+        widened = generation < 3 and dst.dtype is dtypes.float32 and data.dtype.is_float
+        if dst.dtype.itemsize != data.dtype.itemsize and not widened:
+            _transpose_dtype(dst, data)
     return unit, p, f, common_flags(dst, data) | Flag.TRANSPOSE | (Flag.FP32 if data.dtype.itemsize == 4 else 0)
