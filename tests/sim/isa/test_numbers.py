@@ -232,7 +232,8 @@ def test_reduce_result_wins_over_dst_when_they_alias():
     assert got[0].tolist() == [28, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_result_type_may_be_named_if_it_is_the_one_of_dst():
-    x = np.ones((4, 4), np.float32)
-    assert one("nisa.tensor_copy(dst, x, dtype=nl.bfloat16)", {"x": x}, (4, 4), "bfloat16")[0, 0] == 1
-    refused("nisa.tensor_copy(dst, x, dtype=nl.float16)", {"x": x}, {"dst": ((4, 4), "bfloat16")}, "KW-ARGUMENT")
+@pytest.mark.parametrize("named", ["bfloat16", "float16"])
+def test_a_result_type_may_be_named_but_dst_has_the_last_word(named):
+    third = np.full((4, 4), 1 / 3, np.float32)
+    copied = one(f"nisa.tensor_copy(dst, x, dtype=nl.{named})", {"x": third}, (4, 4), "bfloat16")
+    assert copied[0, 0] == third[0, 0].astype(ml_dtypes.bfloat16)
