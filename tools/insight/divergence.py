@@ -19,7 +19,7 @@ from tools.insight.steps import CLOSE, Agreement, Step, agreement
 from tools.program import Program
 from tools.sim.instruction import Operand
 from tools.sim.machine import Machine
-from tools.sim.rectangles import area
+from tools.sim.rectangles import area, distinct
 from tools.sim.tensor import Tensor
 
 Ints = NDArray[np.int64]
@@ -195,9 +195,7 @@ def unread_regions(seen: Observed, mine: Bools) -> list[tuple[str, float, int]]:
         written = ((operands[:, Operand.BUFFER] == b.id) & ((operands[:, Operand.FLAGS] & WRITES) != 0)).any()
         if not len(theirs) or len(widths) > 1 or widths[0] <= 0 or written:
             continue
-        share = area(np.unique(operands[rows][:, Operand.ROW0 : Operand.BYTE1 + 1], axis=0)) / (
-            b.row_bytes * b.partitions
-        )
+        share = area(distinct(operands[rows][:, Operand.ROW0 : Operand.BYTE1 + 1])) / (b.row_bytes * b.partitions)
         if share < 1:
             found.append((b.name or f"number {b.id}", share, int(seen.line[seen.owner[theirs[-1]]])))
     return found

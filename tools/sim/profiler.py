@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tools.sim.instruction import Engine, Flag, Inst, Operand, Trace
 from tools.sim.machine import Machine
-from tools.sim.rectangles import area
+from tools.sim.rectangles import area, distinct
 from tools.sim.source_loops import Cost, LoopTime, loop_times
 from tools.sim.timing import ENGINES, LAW_NAMES, Timeline, Wait, on_grid
 
@@ -305,7 +305,7 @@ def _unique_input_bytes(trace: Trace, is_dma: NDArray[np.bool_]) -> int:
     np.add.at(total, buffer[mine], trace.column(Inst.BYTES)[owner[mine]])
     found = np.minimum(total, sizes)
     for b in np.unique(buffer[mine]).tolist():
-        parts = np.unique(trace.operands[mine & (buffer == b)][:, Operand.ROW0 : Operand.ROW_BYTES + 1], axis=0)
+        parts = distinct(trace.operands[mine & (buffer == b)][:, Operand.ROW0 : Operand.ROW_BYTES + 1])
         # Rectangles are known in rows of one width only, and are larger than what a strided access reads.
         if len(parts) <= MOST_PARTS and len(np.unique(parts[:, -1])) == 1:
             found[b] = min(int(found[b]), area(parts[:, :4]))

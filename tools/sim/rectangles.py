@@ -22,3 +22,12 @@ def area(rectangles: Ints) -> int:
             before = np.concatenate([band[:1, 2], reach[:-1]])
             total += int(np.maximum(reach - np.maximum(band[:, 2], before), 0).sum()) * (high - low)
     return total
+
+
+def distinct(rectangles: Ints) -> Ints:
+    """Each different row once; int64 [n, columns]. Several times faster than `numpy.unique` along an axis."""
+    if not len(rectangles):
+        return rectangles
+    ordered = rectangles[np.lexsort(rectangles.T)]
+    fresh = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])
+    return ordered[fresh]
