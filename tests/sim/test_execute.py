@@ -106,6 +106,25 @@ def test_an_output_that_is_not_fully_stored_is_named_with_its_first_missing_elem
     assert error.diagnostic.found == [3, 0]
 
 
+@pytest.mark.parametrize(("kind", "rest"), [("float32", np.isnan), ("uint8", lambda x: x == 255)])
+def test_an_output_that_is_stored_in_part_may_be_asked_for(kind, rest) -> None:
+    source = """
+        @nki.jit
+        def kernel(a, rows):
+            out = nl.ndarray((4, 8), dtype=a.dtype, buffer=nl.shared_hbm)
+            for row in rows:
+                nisa.dma_copy(dst=out[row:row + 1, :], src=a[row:row + 1, :])
+            return out
+        """
+    a = np.ones((4, 8), kind)
+    result = run(source, a, (0, 2), partial_outputs=True)
+    assert np.array_equal(result.outputs[0][::2], a[::2])
+    assert rest(result.outputs[0][1::2]).all()
+    assert [(d.code, d.severity, d.found) for d in result.findings] == [("KW-OUTPUT-UNWRITTEN", "warning", [1, 0])]
+    with pytest.raises(KernelError, match="KW-OUTPUT-UNWRITTEN"):
+        run(source, a, (), partial_outputs=True)
+
+
 def test_reading_what_was_never_written_names_tensor_element_and_line() -> None:
     result = run(
         """

@@ -45,6 +45,7 @@ class SimOptions:
         seed: for random-number instructions.
         max_instructions: stop a kernel that records more than this.
         max_bytes: stop a kernel that allocates more than this in host memory.
+        partial_outputs: an output written in part is a warning; on hardware the rest is whatever was there.
     """
 
     data: bool = True
@@ -53,6 +54,7 @@ class SimOptions:
     seed: int = 0
     max_instructions: int = 20_000_000
     max_bytes: int = 64 << 30
+    partial_outputs: bool = False
 
 
 @dataclass(slots=True)

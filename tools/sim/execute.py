@@ -107,6 +107,7 @@ def simulate(
     max_instructions: int = 20_000_000,
     max_bytes: int = 64 << 30,
     batched: bool = True,
+    partial_outputs: bool = False,
     **kwargs: Any,
 ) -> SimResult:
     """Run a kernel on one simulated NeuronCore (or a pair).
@@ -123,6 +124,8 @@ def simulate(
         max_instructions, max_bytes: limits on the recorded stream and on host memory.
         batched: record uniform loops once and compute their iterations together, where that is proven to change
             nothing; False iterates one instruction after the other.
+        partial_outputs: outputs that the kernel wrote in part are returned with a warning, what it left out as NaN (or
+            all bits set); by default they stop it. Outputs that nothing was written to stop it always.
 
     Raises:
         KernelError: the kernel is at fault; carries the Diagnostic.
@@ -134,7 +137,13 @@ def simulate(
     loaded = _as_loaded(kernel)
     sizes = _grid(grid if grid is not None else (loaded.jit.grid if loaded.jit is not None else ()))
     options = SimOptions(
-        data=data, precision=precision, strict=strict, seed=seed, max_instructions=max_instructions, max_bytes=max_bytes
+        data=data,
+        precision=precision,
+        strict=strict,
+        seed=seed,
+        max_instructions=max_instructions,
+        max_bytes=max_bytes,
+        partial_outputs=partial_outputs,
     )
     generation = machine(target or _named_target(loaded.jit) or "trn2")
 
@@ -392,7 +401,7 @@ class _Run:
                     f"{self.launch.line_text(buffer.line)}) was never written at element {list(where)}",
                     # Beta 1 refuses only outputs that nothing was stored to (err_tensor_output_not_written_to)
                     severity=Severity.WARNING
-                    if self.launch.dialect != "nki" and buffer.written is not None and buffer.written.any()
+                    if (self.launch.dialect != "nki" or self.launch.options.partial_outputs) and _partly(buffer)
                     else Severity.ERROR,
                     where=self._allocated(value),
                     operand=buffer.name,
@@ -573,6 +582,11 @@ def _named_target(kernel: JitKernel | None) -> str | None:
     return str(named) if named else None
 
 
+def _partly(buffer: Buffer) -> bool:
+    """Whether something was written to a buffer that isn't full."""
+    return bool(buffer.cells) or (buffer.written is not None and bool(buffer.written.any()))
+
+
 def _identity(value: Any) -> Any:
     return (value.buffer.id, value.offset, value.shape) if isinstance(value, Tensor) else type(value)
 
@@ -653,7 +667,7 @@ def blame(error: Exception, files: set[str]) -> Exception:
 def run_for_user(kernel: JitKernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A direct call of a jitted kernel outside any kernel: simulate it and return what the kernel returns."""
     target = _named_target(kernel) or default_target()
-    result = simulate(kernel, *args, target=target, precision=default_precision(), **kwargs)
+    result = simulate(kernel, *args, target=target, precision=default_precision(), partial_outputs=True, **kwargs)
     for finding in result.diagnostics:
         if finding.severity is not Severity.NOTE:
             print(finding)
