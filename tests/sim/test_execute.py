@@ -357,3 +357,15 @@ def test_a_kernel_that_gives_nothing_back_is_told(end: str, warned: bool) -> Non
     assert len(found) == warned
     if warned:
         assert "is written and lost" in found[0].message
+
+
+def test_the_allocators_of_the_preview_are_named() -> None:
+    error = code_of(
+        """
+        @nki.jit
+        def kernel(a):
+            tile = sbuf.view(dtype=a.dtype, shape=a.shape)
+        """,
+        np.ones((4, 8), np.float32),
+    ).diagnostic
+    assert "buffer=nl.sbuf" in error.fix

@@ -156,7 +156,7 @@ def as_dtype(value: Any) -> DType:
     """
     try:
         return _lookup(value)
-    except TypeError:
+    except (TypeError, ValueError):  # NumPy's word for an object whose .dtype is none: ValueError
         text = str(value).removeprefix("torch.")
         found = _BY_NAME.get(text) or _ALIASES.get(text)
         if found is not None:

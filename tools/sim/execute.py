@@ -20,6 +20,7 @@ from tools.sim.core import Core, Launch, SimOptions, source_range
 from tools.sim.deferral import DeferringCore
 from tools.sim.dtypes import as_dtype
 from tools.sim.errors import Diagnostic, KernelError, Severity, SourceRange, UnsupportedError
+from tools.sim.frontend.absent import absent, is_stand_in
 from tools.sim.frontend.host_arrays import from_torch, is_torch, results
 from tools.sim.frontend.jit import JitKernel, default_precision, default_target
 from tools.sim.frontend.loader import LoadedKernel
@@ -650,6 +651,8 @@ def blame(error: Exception, files: set[str]) -> Exception:
     if isinstance(error, AssertionError):
         message = message if str(error) else f"AssertionError: {where.text}"
         fix = "the kernel's own check failed; pass arguments that satisfy it, or change the kernel"
+    if isinstance(error, NameError) and error.name in ("sbuf", "psum", "hbm"):
+        fix = f"allocate with nl.ndarray(shape, dtype, buffer=nl.{error.name}); {error.name}.view() was a preview's"
     if isinstance(error, AttributeError):
         fix = "this name doesn't exist in the dialect; check the spelling and the version"
         if isinstance(error.obj, ModuleType) and is_language_module(error.obj.__name__):
@@ -665,7 +668,12 @@ def blame(error: Exception, files: set[str]) -> Exception:
 
 
 def run_for_user(kernel: JitKernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A direct call of a jitted kernel outside any kernel: simulate it and return what the kernel returns."""
+    """A direct call of a jitted kernel outside any kernel: simulate it and return what the kernel returns.
+
+    A script that launches its kernel on tensors of a module that isn't installed goes on with a stand-in.
+    """
+    if any(is_stand_in(value) for value in (*args, *kwargs.values())):
+        return absent(f"{kernel.function.__name__}()")
     target = _named_target(kernel) or default_target()
     result = simulate(kernel, *args, target=target, precision=default_precision(), partial_outputs=True, **kwargs)
     for finding in result.diagnostics:

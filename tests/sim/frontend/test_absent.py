@@ -96,3 +96,29 @@ def test_a_missing_part_of_an_installed_package_is_an_error(tmp_path: Path) -> N
     with pytest.raises(KernelError) as caught:
         loaded(tmp_path, "import numpy.no_such_part")
     assert caught.value.diagnostic.code == "KW-PYTHON"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "kernel(t.ones((4, 4)))",
+        "kernel[1](t.ones((4, 4)))",
+        "nki.simulate_kernel(kernel, t.ones((4, 4)))",
+        "nki.benchmark(kernel)(t.ones((4, 4)))",
+    ],
+)
+def test_a_script_that_launches_its_kernel_on_absent_tensors_loads(tmp_path: Path, call: str) -> None:
+    kernel = loaded(tmp_path, "import absent_torch as t")
+    file = Path(kernel.path)
+    file.write_text(
+        file.read_text() + f"\nout = {call}\nassert t.allclose(out, t.ones(3)) is not None\nprint(out.cpu())\n"
+    )
+    x = np.ones((2, 2), np.float32)
+    assert np.array_equal(simulate(load_kernel(file, "kernel"), x).outputs[0], x)
+
+
+def test_a_type_of_an_absent_module_is_refused_where_the_kernel_uses_it(tmp_path: Path) -> None:
+    kernel = loaded(tmp_path, "import absent_torch as t", "tile = nl.copy(tile, dtype=t.float8)")
+    with pytest.raises(KernelError) as caught:
+        simulate(kernel, np.ones((2, 2), np.float32))
+    assert caught.value.diagnostic.code == "KW-DTYPE"

@@ -85,6 +85,11 @@ def absent(path: str) -> Any:
     return found
 
 
+def is_stand_in(value: object) -> bool:
+    """Whether `value` stands for something of a module that isn't installed."""
+    return isinstance(value, _AbsentType)
+
+
 def _missing(path: str) -> NoReturn:
     module = path.split("(")[0]
     context.fail(
