@@ -395,25 +395,28 @@ class Values:
             self._span(at, at + loop.length, loop.inner, at)
 
     def pays(self) -> bool:
-        """Whether the record is cheaper with its loops batched, were their iterations independent."""
+        """Whether carrying the record out with its loops batched is cheaper than having carried it out as it came."""
         gain, heavy = self._gain(self.record.loops, 0)
         return heavy or _LEAST_GAIN * gain >= len(self.steps)
 
     def _gain(self, loops: Sequence[Repetition], origin: int) -> tuple[int, bool]:
-        """Instructions on tiny tiles that could run together, and whether one gains whatever its size."""
+        """Instructions on tiny tiles that run together, and whether one gains whatever its size."""
         total, heavy = 0, False
         for loop in loops:
             begin = origin + loop.start
-            small, large = self._worthwhile(loop, begin)
-            if small or large:
-                total += loop.trips * sum(
-                    times for place, times in small.items() if self._result_bytes(begin + place) <= _TINY_TILE
-                )
-                heavy = heavy or bool(large)
-            else:
+            plan = self._plan(loop, begin)
+            if plan is None:
                 inner, found = self._gain(loop.inner, begin)
                 total += loop.trips * inner
                 heavy = heavy or found
+                continue
+            small, large = self._worthwhile(loop, begin)
+            total += loop.trips * sum(
+                times
+                for place, times in small.items()
+                if place not in plan[1] and self._result_bytes(begin + place) <= _TINY_TILE
+            )
+            heavy = heavy or any(place not in plan[1] for place in large)
         return total, heavy
 
     def _worthwhile(self, loop: Repetition, begin: int) -> tuple[dict[int, int], list[int]]:

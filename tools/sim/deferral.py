@@ -24,7 +24,7 @@ from tools.sim.repetition import repetitions
 from tools.sim.steps import StepTable
 from tools.sim.tensor import Tensor
 
-_PROBE = 1 << 9
+_PROBE = 1 << 8
 """Instructions after which a kernel that shows no loop worth batching is carried out as it comes."""
 _MOST_DEFERRED = 1 << 17
 """Instructions that are put off at most: what is remembered of them must stay small beside the data."""

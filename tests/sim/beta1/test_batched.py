@@ -73,7 +73,7 @@ def kernel(a, b):
 """
 
 
-def test_matmuls_over_a_shared_operand_become_one(batches: list[int]) -> None:
+def test_independent_matmuls_run_together(batches: list[int]) -> None:
     a, b = normal(512, 1024), normal(512, 256, seed=1)
     result = both(MATMUL, a, b)
     assert max(batches) == 8
