@@ -393,6 +393,7 @@ def kernel(x, w):
 def test_long_records_are_caught_up_on_in_between(
     monkeypatch: pytest.MonkeyPatch, settlements: list[int], most: int
 ) -> None:
+    monkeypatch.setattr(deferral, "_EARLY", most)
     monkeypatch.setattr(deferral, "_PROBE", most)
     monkeypatch.setattr(deferral, "_MOST_DEFERRED", most)
     before = """
@@ -530,6 +531,7 @@ def kernel(x, w):
 """
     probe = data.draw(st.sampled_from([7, 40, 1 << 9]), "instructions put off")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deferral, "_EARLY", probe)
         patch.setattr(deferral, "_PROBE", probe)
         patch.setattr(deferral, "_MOST_DEFERRED", probe)
         patch.setattr(batch, "_LEAST_GAIN", 1 << 20)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -414,7 +413,7 @@ class Values:
             total += loop.trips * sum(
                 times
                 for place, times in small.items()
-                if place not in plan[1] and self._result_bytes(begin + place) <= _TINY_TILE
+                if place not in plan[1] and _result_bytes(self._step_at(begin + place)) <= _TINY_TILE
             )
             heavy = heavy or any(place not in plan[1] for place in large)
         return total, heavy
@@ -435,24 +434,18 @@ class Values:
                     small, large = {}, []
                     break
                 if step.op.name == "tensor_tensor_scan" or (
-                    step.op.name == "nc_matmul" and self._may_join(row, loop, step)
+                    step.op.name == "nc_matmul" and self._shares_moving(row, loop.length) and _joins(step, loop.trips)
                 ):
                     large.append(row - begin)
-                elif _together(step) and self._result_bytes(row) <= _SMALL_TILE:
+                elif _together(step) and _result_bytes(step) <= _SMALL_TILE:
                     small[row - begin] = times
             known = self._worth[id(loop)] = small, large
         return known
 
-    def _result_bytes(self, row: int) -> int:
+    def _step_at(self, row: int) -> Step:
         step = self.steps[row]
         assert step is not None
-        return max(form.size * form.dtype.itemsize for form in step.outs)
-
-    def _may_join(self, row: int, loop: Repetition, step: Step) -> bool:
-        """Whether matmuls of several iterations are one larger matmul, bit for bit."""
-        (k, *rest), right = step.ins[0].shape, step.ins[1]
-        m, n = prod(rest), right.size // right.shape[0]
-        return self._shares_moving(row, loop.length) and stacks(min(loop.trips, _TRIED), k, m, n)
+        return step
 
     def _plan(self, loop: Repetition, begin: int) -> tuple[int, set[int]] | None:
         """How many iterations to take together and which places go one by one; None when it isn't allowed or doesn't pay."""
@@ -563,6 +556,27 @@ class Values:
                 return None
             serial |= found
         return serial
+
+
+def promising(steps: Sequence[Step]) -> bool:
+    """Whether instructions are of the kind that gains by running together, whatever their dependences turn out to be."""
+    tiny = sum(1 for step in steps if _together(step) and _result_bytes(step) <= _TINY_TILE)
+    return _LEAST_GAIN * tiny >= len(steps) or any(_gains_at_any_size(step) for step in set(steps))
+
+
+def _gains_at_any_size(step: Step) -> bool:
+    return step.op.name == "tensor_tensor_scan" or (step.op.name == "nc_matmul" and _joins(step, _LEAST_TOGETHER))
+
+
+def _joins(step: Step, trips: int) -> bool:
+    """Whether matmuls over one moving operand are one larger matmul, bit for bit."""
+    left, right = step.ins[0], step.ins[1]
+    k = left.shape[0]
+    return stacks(min(trips, _TRIED), k, left.size // k, right.size // right.shape[0])
+
+
+def _result_bytes(step: Step) -> int:
+    return max((form.size * form.dtype.itemsize for form in step.outs), default=0)
 
 
 def _free_of_registers(step: Step) -> bool:

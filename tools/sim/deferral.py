@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sim.batch import Record, Values, recordable
+from tools.sim.batch import Record, Values, promising, recordable
 from tools.sim.core import Core, Launch, Place, Reported
 from tools.sim.errors import Diagnostic, Severity
 from tools.sim.instruction import Inst, Opcode, Operand
@@ -24,6 +24,8 @@ from tools.sim.repetition import repetitions
 from tools.sim.steps import StepTable
 from tools.sim.tensor import Tensor
 
+_EARLY = 1 << 6
+"""Instructions after which a kernel is carried out as it comes when they aren't of the kind that gains by waiting."""
 _PROBE = 1 << 8
 """Instructions after which a kernel that shows no loop worth batching is carried out as it comes."""
 _MOST_DEFERRED = 1 << 17
@@ -53,7 +55,7 @@ class DeferringCore(Core):
         self.aliased = False
         self._arguments: list[NDArray[Any]] = []
         self._begun = (0, 0)
-        self._limit_deferred = _PROBE
+        self._limit_deferred = _EARLY
         self._noted: list[int] = []
 
     def wrap(self, array: NDArray[Any], name: str, role: str = "input") -> Tensor:
@@ -122,6 +124,12 @@ class DeferringCore(Core):
 
     def _look(self) -> None:
         """Decide about a long record: go on, or settle when no loop in it is worth a batch."""
+        if len(self.numbers) < _PROBE and self._limit_deferred == _EARLY:
+            if promising([self.table.steps[number] for number in self.numbers]):
+                self._limit_deferred = _PROBE
+            else:
+                self.settle()
+            return
         values = self._values()
         if not values.record.loops:
             self._catch_up(values)
