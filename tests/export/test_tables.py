@@ -14,6 +14,7 @@ from hypothesis import given, settings
 
 from tests.insight.conftest import blocked, record
 from tests.insight.test_gaps import programs
+from tests.sim.test_timing_spilling import held
 from tools.export import query, tables, to_perfetto, write_parquet, write_perfetto, write_text
 from tools.insight import Observed
 from tools.sim.execute import SimResult
@@ -209,3 +210,26 @@ def test_shares_of_the_summary_follow_from_its_bytes(seen: Observed) -> None:
         b.row_bytes * b.partitions for b in seen.trace.buffers if b.space not in ("sbuf", "psum")
     )
     assert row["cc_op_count"] == 0
+
+
+def test_spills_of_the_compiler_model_are_in_the_tables_and_add_up() -> None:
+    launch = Observed.of(held(6), machine("trn1"))
+    found, spills = tables(launch), launch.timeline.spills
+    assert spills.transfers == 6
+    (row,) = found["Summary"].to_pylist()
+    packets = found["DmaPacketAggregated"]
+    for name, total in (("read_bytes", "hbm_read_bytes"), ("write_bytes", "hbm_write_bytes")):
+        assert pc.sum(packets[name]).as_py() == row[total] == getattr(launch.profile, total)
+    assert pc.sum(packets["transfer_bytes"]).as_py() == row["dma_transfer_total_bytes"]
+    own = packets.filter(pc.equal(packets["variable"], "spill"))
+    assert own["id"].null_count == len(own) == row["dma_transfer_count"] - 6
+    assert sorted(set(own["queue_name"].to_pylist())) == ["qSpillReload", "qSpillSave"]
+    active = found["ActiveTime"].filter(pc.equal(found["ActiveTime"]["engine"], "dma"))
+    assert pc.sum(active["duration_ns"]).as_py() == pytest.approx(
+        launch.profile.dma_active_us * 1e3, abs=len(active) + 1
+    )
+    events = [e for e in to_perfetto(launch)["traceEvents"] if e.get("cat") == "spill"]
+    assert sum(e["args"]["bytes"] for e in events if e["ph"] == "b") == spills.save_bytes + spills.reload_bytes
+    assert sum(
+        row[f"{kind}_dma_size_percent"] for kind in ("static", "software_dynamic", "hardware_dynamic")
+    ) == pytest.approx(100)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from tests.insight.conftest import blocked
-from tools.insight import Observed
+from tests.sim.test_timing_spilling import held
+from tools.insight import Observed, explain_gap
 from tools.report_html import content, render, write_report
 from tools.sim.execute import SimResult
+from tools.sim.machine import machine
 from tools.sim.timing import Wait
 
 assert blocked  # a fixture
@@ -149,3 +151,13 @@ def test_a_wait_leads_to_what_was_waited_for(seen: Observed) -> None:
     named = [s for s in timeline["stalls"] if s[5] >= 0]
     assert named
     assert all(s[6] in starts and s[6] <= s[1] + s[2] for s in named)
+
+
+def test_spills_of_the_compiler_model_have_a_lane() -> None:
+    launch = Observed.of(held(6), machine("trn1"))
+    timeline = content.content(launch, "k", (), (), ())["timeline"]
+    assert timeline["lanes"][-1] == "spills"
+    mine = [b for b in timeline["blocks"] if b[0] == len(timeline["lanes"]) - 1]
+    assert [timeline["opcodes"][b[4]] for b in mine].count("spill save") == 3
+    assert len(mine) == launch.timeline.spills.transfers == 6
+    assert "spills" in explain_gap(launch, engine="Vector", seconds=0).answer

@@ -33,7 +33,7 @@ STALL_NS = 1.0
 def to_perfetto(seen: Observed) -> dict[str, Any]:
     """The whole document: `traceEvents` plus what was run where."""
     return {
-        "traceEvents": [*_names(seen), *_slices(seen), *_transfers(seen), *_counters(seen)],
+        "traceEvents": [*_names(seen), *_slices(seen), *_transfers(seen), *_spills(seen), *_counters(seen)],
         "displayTimeUnit": "ns",
         "otherData": {
             "target": seen.machine.name,
@@ -175,6 +175,25 @@ def _transfers(seen: Observed) -> list[Event]:
             }
             slot = {"pid": core, "tid": timeline.lanes + track}
             found.append(_slice(str(seen.opcode[i]), "dma", start, end, slot, args))
+    return found
+
+
+def _spills(seen: Observed) -> list[Event]:
+    """The compiler model's own transfers, as asynchronous slices: they may overlap and belong to no instruction."""
+    spills = seen.timeline.spills
+    found: list[Event] = []
+    for k in np.argsort(spills.data_start_ns, kind="stable").tolist():
+        name = "spill save" if spills.saves[k] else "spill reload"
+        shared = {"name": name, "cat": "spill", "id": k, "pid": int(spills.core[k]), "tid": 0}
+        found.append(
+            {
+                "ph": "b",
+                **shared,
+                "ts": float(spills.data_start_ns[k]) / 1e3,
+                "args": {"bytes": int(spills.moved_bytes[k])},
+            }
+        )
+        found.append({"ph": "e", **shared, "ts": float(spills.data_end_ns[k]) / 1e3})
     return found
 
 

@@ -204,7 +204,35 @@ def _dmas(seen: Observed) -> pa.Table:
         "completion": _ns(timeline.end_ns[rows]),
         "nki_source_location": [seen.where(int(k)) for k in seen.line[rows]],
     }
-    return pa.table(columns)
+    found = pa.table(columns)
+    return pa.concat_tables([found, _spilled(seen, found.schema)], promote_options="default")
+
+
+def _spilled(seen: Observed, schema: pa.Schema) -> pa.Table:
+    """Transfers that the compiler model added because SBUF was full: no instruction is theirs, so `id` is null."""
+    spills = seen.timeline.spills
+    start, end = _ns(spills.data_start_ns), _ns(spills.data_end_ns)
+    spans = np.maximum(spills.data_end_ns - spills.data_start_ns, 1e-3)
+    count = len(spills.moved_bytes)
+    columns: dict[str, Any] = {
+        "start_ts": start,
+        "end_ts": end,
+        "duration_ns": end - start,
+        "id": pa.nulls(count, pa.int64()),
+        "pcore_idx": spills.core,
+        "queue_name": np.where(spills.saves, "qSpillSave", "qSpillReload").tolist(),
+        "queue_type": ["data"] * count,
+        "op": np.where(spills.saves, "write", "read").tolist(),
+        "variable": ["spill"] * count,
+        "read_bytes": np.where(spills.saves, 0, spills.moved_bytes),
+        "write_bytes": np.where(spills.saves, spills.moved_bytes, 0),
+        "transfer_bytes": spills.moved_bytes,
+        "throughput": spills.moved_bytes / spans * 1e9,
+        "source": np.where(spills.saves, "[SB]", "[DRAM]").tolist(),
+        "dest": np.where(spills.saves, "[DRAM]", "[SB]").tolist(),
+    }
+    names = [name for name in schema.names if name in columns]
+    return pa.table({name: pa.array(columns[name], type=schema.field(name).type) for name in names})
 
 
 def _ends(seen: Observed, rows: Ints) -> tuple[list[str], list[str], list[str]]:
@@ -255,6 +283,9 @@ def _active(seen: Observed) -> pa.Table:
             if name == "dma":
                 rows = np.flatnonzero(seen.is_dma & (seen.core == core))
                 begin, end = seen.timeline.data_start_ns[rows], seen.timeline.data_end_ns[rows]
+                own = seen.timeline.spills.core == core
+                begin = np.concatenate([begin, seen.timeline.spills.data_start_ns[own]])
+                end = np.concatenate([end, seen.timeline.spills.data_end_ns[own]])
             else:
                 rows = np.flatnonzero((seen.engine == index) & (seen.core == core))
                 begin, end = seen.timeline.start_ns[rows], seen.busy_end[rows]
@@ -486,7 +517,7 @@ def _metadata(seen: Observed) -> dict[str, Any]:
 
 def summary(seen: Observed, moved: dict[str, Ints] | None = None) -> dict[str, Any]:
     """The one row of `Summary`: metrics by Neuron Explorer's names, times in seconds."""
-    profile, timeline = seen.profile, seen.timeline
+    profile, timeline, spills = seen.profile, seen.timeline, seen.timeline.spills
     moved = moved if moved is not None else _traffic(seen)
     seconds = profile.latency_us / 1e6
     dma = seen.is_dma
@@ -522,11 +553,12 @@ def summary(seen: Observed, moved: dict[str, Ints] | None = None) -> dict[str, A
         "dma_active_time_percent": profile.dma_active_percent,
         "dma_active_cycles": round(profile.dma_active_us * 1e3 * seen.machine.scalar_ghz),
         "dma_packet_time": _packet_time(seen) / 1e9,
-        "dma_transfer_time": float((timeline.data_end_ns - timeline.data_start_ns)[dma].sum()) / 1e9,
+        "dma_transfer_time": float(
+            (timeline.data_end_ns - timeline.data_start_ns)[dma].sum() + (spills.data_end_ns - spills.data_start_ns).sum()
+        ) / 1e9,
         "dma_transfer_count": profile.dma_transfer_count,
         "dma_transfer_average_bytes": profile.dma_transfer_average_bytes,
-        "dma_transfer_total_bytes": int(seen.trace.column(Inst.BYTES)[dma].sum())
-        + profile.spill_save_bytes + profile.spill_reload_bytes,
+        "dma_transfer_total_bytes": int(seen.trace.column(Inst.BYTES)[dma].sum()) + int(spills.moved_bytes.sum()),
         "dma_queue_count": len(np.unique(timeline.lane[dma])),
         "inputs_and_weights_size_bytes": inputs,
         "hbm_read_bytes": profile.hbm_read_bytes,
@@ -544,11 +576,16 @@ def summary(seen: Observed, moved: dict[str, Ints] | None = None) -> dict[str, A
         found[name] = int(moved[name].sum())
     found["psum_read_sbuf_write_bytes"] = int(moved["psum_read_sbuf_write_bytes"].sum())
     for name, mine in (("static", static), ("software_dynamic", software), ("hardware_dynamic", hardware)):
-        active = covered(timeline.data_start_ns[mine], timeline.data_end_ns[mine])
+        low, high = timeline.data_start_ns[mine], timeline.data_end_ns[mine]
+        size = int(seen.trace.column(Inst.BYTES)[mine].sum())
+        if name == "static":  # the compiler's own transfers are known before the launch
+            low, high = np.concatenate([low, spills.data_start_ns]), np.concatenate([high, spills.data_end_ns])
+            size += int(spills.moved_bytes.sum())
+        active = covered(low, high)
         found[f"{name}_dma_active_time"] = active / 1e9
         found[f"{name}_dma_active_time_percent"] = 100 * active / (timeline.latency_ns or 1.0)
-        found[f"{name}_dma_size"] = int(seen.trace.column(Inst.BYTES)[mine].sum())
-        found[f"{name}_dma_size_percent"] = 100 * found[f"{name}_dma_size"] / max(found["dma_transfer_total_bytes"], 1)
+        found[f"{name}_dma_size"] = size
+        found[f"{name}_dma_size_percent"] = 100 * size / max(found["dma_transfer_total_bytes"], 1)
     found.update(_engine_summary(profile))
     found.update(_ratios(seen, found, software | hardware))
     return found
@@ -606,4 +643,7 @@ def _minimum_read(seen: Observed, inputs: int) -> float:
 def _packet_time(seen: Observed) -> float:
     """Time that each DMA engine moved data, summed over the engines, ns."""
     cost = seen.timeline.costs
-    return float((cost.work_ns * (cost.last_engine - cost.first_engine))[seen.is_dma].sum())
+    return (
+        float((cost.work_ns * (cost.last_engine - cost.first_engine))[seen.is_dma].sum())
+        + seen.timeline.spills.engine_ns
+    )

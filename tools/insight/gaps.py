@@ -236,7 +236,14 @@ def _cause(
             f"{lead} passed between instructions of {where} and the ones before them, without waiting for anyone."
         )
     else:
-        target = f"{opcode} at {other}" if opcode else "another instruction"
+        spilled = kind in (Wait.DMA, Wait.SPACE) and observed.timeline.spills.transfers > 0
+        target = (
+            f"{opcode} at {other}"
+            if opcode
+            else "a transfer of the compiler's spills"
+            if spilled
+            else "another instruction"
+        )
         sentence = f"{lead} at {where} it waited for {_CAUSES.get(Wait(kind), '{waited}').format(waited=target)}."
     name = "issue" if kind == Wait.NONE else Wait(kind).name.lower()
     return IdleCause(

@@ -165,17 +165,32 @@ def _timeline(seen: Observed) -> dict[str, Any]:
                 round(float(timeline.start_ns[waited]) / 1e3, 4) if waited >= 0 else -1,
             ]
         )
+    spills = _spills(seen, len(lanes), len(opcodes))
+    if spills:
+        lanes.append("spills")
     return {
         "lanes": lanes,
-        "blocks": blocks,
+        "blocks": blocks + spills,
         "stalls": stalls,
         "usage": _usage(seen),
-        "opcodes": opcodes.tolist(),
+        "opcodes": [*opcodes.tolist(), *(["spill save", "spill reload"] if spills else [])],
         "causes": [w.name.lower() for w in Wait],
         "lines": [[seen.where(k), seen.source(k), seen.number(k)] for k in range(len(seen.trace.lines))],
         "drawn": len(blocks),
         "total": sum(len(r[2]) for r in rows),
     }
+
+
+def _spills(seen: Observed, lane: int, code: int) -> list[list[float | int]]:
+    """The compiler model's own transfers, on a lane of theirs; they belong to no line and no instruction."""
+    spills = seen.timeline.spills
+    rows = np.argsort(spills.data_start_ns, kind="stable")
+    rows = rows[:: -(-len(rows) // MOST_BLOCKS)] if len(rows) else rows
+    start, end = spills.data_start_ns[rows], spills.data_end_ns[rows]
+    return [
+        [lane, round(float(s) / 1e3, 4), round(float(e - s) / 1e3, 4), -1, code if save else code + 1, -1, 1]
+        for s, e, save in zip(start, end, spills.saves[rows])
+    ]
 
 
 def _usage(seen: Observed) -> list[dict[str, Any]]:

@@ -329,7 +329,7 @@ function zoom(factor, centre) { show(centre - (centre - view[0]) * factor, centr
 function pan(by) { const low = Math.min(Math.max(view[0] + by, 0), full - (view[1] - view[0])); show(low, low + view[1] - view[0]); }
 function words(b, s) {
   const item = b || s, line = item[3] >= 0 ? T.lines[item[3]] : ["", "", 0];
-  const head = b ? `${T.opcodes[b[4]]}${b[6] > 1 ? ` (${b[6]} instructions)` : ` #${b[5]}`} on ${T.lanes[b[0]]}` : `${T.lanes[s[0]]} waits for ${WAITS(s[4])}${s[5] >= 0 ? " of " + T.lines[s[5]][0] : ""}`;
+  const head = b ? `${T.opcodes[b[4]]}${b[6] > 1 ? ` (${b[6]} instructions)` : b[5] >= 0 ? ` #${b[5]}` : " of the compiler"} on ${T.lanes[b[0]]}` : `${T.lanes[s[0]]} waits for ${WAITS(s[4])}${s[5] >= 0 ? " of " + T.lines[s[5]][0] : ""}`;
   return { head, where: line[0], text: line[1], span: `${us(item[2])} from ${us(item[1])} to ${us(item[1] + item[2])}` };
 }
 // Pick a block or a wait: say what it is, with ways to what it waited for.

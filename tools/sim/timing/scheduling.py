@@ -112,6 +112,9 @@ def _of_the_kernel(timeline: Timeline, trace: Trace, own: Ints) -> Timeline:
             data_start_ns=timeline.data_start_ns[moved],
             data_end_ns=timeline.data_end_ns[moved],
             engine_ns=float((cost.work_ns[moved] * engines).sum()),
+            moved_bytes=sizes,
+            saves=saves,
+            core=trace.column(Inst.CORE)[moved],
         ),
     )
 

@@ -46,6 +46,9 @@ class Spills:
         data_start_ns: first packet of each.
         data_end_ns: last packet of each.
         engine_ns: time of all of them, summed over the DMA engines that each uses.
+        moved_bytes: bytes of each.
+        saves: which of them write to HBM; the others read back.
+        core: whose tile each moves.
     """
 
     save_bytes: int = 0
@@ -54,6 +57,9 @@ class Spills:
     data_start_ns: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     data_end_ns: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     engine_ns: float = 0.0
+    moved_bytes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    saves: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    core: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
