@@ -110,9 +110,7 @@ def test_a_missing_part_of_an_installed_package_is_an_error(tmp_path: Path) -> N
 def test_a_script_that_launches_its_kernel_on_absent_tensors_loads(tmp_path: Path, call: str) -> None:
     kernel = loaded(tmp_path, "import absent_torch as t")
     file = Path(kernel.path)
-    file.write_text(
-        file.read_text() + f"\nout = {call}\nassert t.allclose(out, t.ones(3))\nprint(out.cpu())\n"
-    )
+    file.write_text(file.read_text() + f"\nout = {call}\nassert t.allclose(out, t.ones(3))\nprint(out.cpu())\n")
     x = np.ones((2, 2), np.float32)
     assert np.array_equal(simulate(load_kernel(file, "kernel"), x).outputs[0], x)
 
