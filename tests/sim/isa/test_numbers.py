@@ -237,3 +237,10 @@ def test_a_result_type_may_be_named_but_dst_has_the_last_word(named):
     third = np.full((4, 4), 1 / 3, np.float32)
     copied = one(f"nisa.tensor_copy(dst, x, dtype=nl.{named})", {"x": third}, (4, 4), "bfloat16")
     assert copied[0, 0] == third[0, 0].astype(ml_dtypes.bfloat16)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("call", ["nisa.nc_matmul(dst, x, x)", "nisa.tensor_tensor(dst, x, x, op=nl.multiply)"])
+def test_what_overflows_is_infinite_without_a_warning_of_numpys(call):
+    x = np.full((4, 4), 3e38, np.float32)
+    assert np.isinf(one(call, {"x": x}, (4, 4), "float32", ("dst",) if "matmul" in call else ())).all()

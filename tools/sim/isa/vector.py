@@ -937,10 +937,10 @@ def _scan(x: Any, y: Any, state: Any, op0: ops.AluOp, op1: ops.AluOp, reverse0: 
         f, g, mixed = op0.ufunc, op1.ufunc, np.empty_like(state)
         for row, other in zip(x, y):
             if reverse0:
-                f(state, row, mixed)
+                f(state, row, out=mixed)
             else:
-                f(row, state, mixed)
-            state = g(other, mixed, row) if reverse1 else g(mixed, other, row)
+                f(row, state, out=mixed)
+            state = g(other, mixed, out=row) if reverse1 else g(mixed, other, out=row)
     else:
         for row, other in zip(x, y):
             mixed = op0.function(state, row) if reverse0 else op0.function(row, state)
