@@ -97,7 +97,7 @@ def _of_the_kernel(timeline: Timeline, trace: Trace, own: Ints) -> Timeline:
         for f in fields(timeline)
         if isinstance(getattr(timeline, f.name), np.ndarray)
     }
-    moved = np.setdiff1d(np.arange(len(trace)), own)
+    moved = np.flatnonzero(index[:-1] < 0)
     saves = trace.operands[trace.instructions[moved, Inst.FIRST_OPERAND], Operand.FLAGS] == 2
     sizes, cost = trace.column(Inst.BYTES)[moved], timeline.costs
     engines = (cost.last_engine - cost.first_engine)[moved]

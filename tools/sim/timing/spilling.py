@@ -113,38 +113,36 @@ class _Plan:
     def run(self) -> None:
         """Decide for every access in turn."""
         rows, tiles, owner, writes, upcoming = self.rows, self.tile, self.owner, self.writes, self.next_use
+        resident, name, unsaved = self.resident, self.name, self.unsaved
+        queues = [self.queues.setdefault(core, []) for core in range(max(self.core, default=0) + 1)]
         at, count = 0, len(rows)
         while at < count:
             i, end = owner[at], at + 1
             while end < count and owner[end] == i:
                 end += 1
-            busy = set(tiles[at:end])
             for k in range(at, end):
                 tile = tiles[k]
-                if tile not in self.resident:
-                    self._enter(i, tile, busy)
+                if tile not in resident:
+                    self._enter(i, tile, tiles[at:end])
                 if writes[k]:
-                    self.unsaved.add(tile)
-                self.names[rows[k]] = self.name[tile]
+                    unsaved.add(tile)
+                if name[tile] != tile:
+                    self.names[rows[k]] = name[tile]
             for k in range(at, end):
                 # The last operand row of a tile in this instruction knows its next use.
-                self._note(tiles[k], upcoming[k], i)
+                tile, following = tiles[k], upcoming[k]
+                if following == NEVER:
+                    self._leave(tile)
+                elif following != i:
+                    resident[tile] = following
+                    heappush(queues[self.core[tile]], (-following, tile))
             at = end
-
-    def _note(self, tile: int, upcoming: int, i: int) -> None:
-        if upcoming == i:
-            return
-        if upcoming == NEVER:
-            self._leave(tile)
-            return
-        self.resident[tile] = upcoming
-        heappush(self.queues.setdefault(self.core[tile], []), (-upcoming, tile))
 
     def _leave(self, tile: int) -> None:
         if self.resident.pop(tile, None) is not None:
             self.used[self.core[tile]] -= self.size[tile]
 
-    def _enter(self, i: int, tile: int, busy: set[int]) -> None:
+    def _enter(self, i: int, tile: int, busy: list[int]) -> None:
         """Make room for `tile` in front of instruction `i`, and bring it back if it was here before."""
         core = self.core[tile]
         while self.used.get(core, 0) + self.size[tile] > self.capacity:
@@ -163,7 +161,7 @@ class _Plan:
         self.name[tile] = self._buffer(replace(self.trace.buffers[tile], id=len(self.buffers)))
         self.transfers.append(Transfer(i, self.name[tile], self._home(tile), True))
 
-    def _used_last(self, core: int, busy: set[int]) -> int:
+    def _used_last(self, core: int, busy: list[int]) -> int:
         """Resident tile whose next use is the farthest, none of `busy`; -1 if there is no such tile."""
         queue, kept, found = self.queues.setdefault(core, []), [], -1
         while queue and found < 0:
