@@ -42,7 +42,7 @@ class CompilerModel:
 IN_ORDER = CompilerModel("in-order")
 """Every engine runs its instructions in program order, in the tiles that the kernel named."""
 
-BETA2 = CompilerModel("beta2", window=128, rename=True, place_loads=True)
+BETA2 = CompilerModel("beta2", window=64, rename=True, place_loads=True)
 """nki kernels: the compiler schedules instructions and allocates tiles, but moves no data on its own."""
 
 BETA1 = CompilerModel(
