@@ -41,7 +41,7 @@ _LARGE_BYTES = 16 << 20
 _SMALL_TILE = 1 << 16
 """Bytes of an operand up to which one NumPy call a tile is mostly overhead."""
 _TINY_TILE = 1 << 14
-"""Bytes of a result up to which the call costs more than what putting an instruction off does."""
+"""The same up to which the call costs more than what putting an instruction off does."""
 _LEAST_GAIN = 2
 """A record is batched when at least one in so many instructions gains by having been put off."""
 _LEAST_TOGETHER = 4
@@ -413,7 +413,7 @@ class Values:
             total += loop.trips * sum(
                 times
                 for place, times in small.items()
-                if place not in plan[1] and _result_bytes(self._step_at(begin + place)) <= _TINY_TILE
+                if place not in plan[1] and _tile_bytes(self._step_at(begin + place)) <= _TINY_TILE
             )
             heavy = heavy or any(place not in plan[1] for place in large)
         return total, heavy
@@ -437,7 +437,7 @@ class Values:
                     step.op.name == "nc_matmul" and self._shares_moving(row, loop.length) and _joins(step, loop.trips)
                 ):
                     large.append(row - begin)
-                elif _together(step) and _result_bytes(step) <= _SMALL_TILE:
+                elif _together(step) and _tile_bytes(step) <= _SMALL_TILE:
                     small[row - begin] = times
             known = self._worth[id(loop)] = small, large
         return known
@@ -560,7 +560,7 @@ class Values:
 
 def promising(steps: Sequence[Step]) -> bool:
     """Whether instructions are of the kind that gains by running together, whatever their dependences turn out to be."""
-    tiny = sum(1 for step in steps if _together(step) and _result_bytes(step) <= _TINY_TILE)
+    tiny = sum(1 for step in steps if _together(step) and _tile_bytes(step) <= _TINY_TILE)
     return _LEAST_GAIN * tiny >= len(steps) or any(_gains_at_any_size(step) for step in set(steps))
 
 
@@ -575,8 +575,9 @@ def _joins(step: Step, trips: int) -> bool:
     return stacks(min(trips, _TRIED), k, left.size // k, right.size // right.shape[0])
 
 
-def _result_bytes(step: Step) -> int:
-    return max((form.size * form.dtype.itemsize for form in step.outs), default=0)
+def _tile_bytes(step: Step) -> int:
+    """Bytes of the largest operand: a reduction leaves little and reads much."""
+    return max((form.size * form.dtype.itemsize for form in (*step.outs, *step.ins)), default=0)
 
 
 def _free_of_registers(step: Step) -> bool:
