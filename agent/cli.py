@@ -169,7 +169,7 @@ def show(
         row = runs.row(run_id)
         report = runs.report(run_id)
         if report is None:
-            raise RequestError(f"run {run_id} has nothing to show yet ({row.status}) {row.message}".rstrip())
+            raise RequestError(f"run {run_id} has nothing to show ({row.status}): {row.message}".removesuffix(": "))
         console = Console()
         if as_json:
             print(report.model_dump_json(indent=2))
@@ -215,8 +215,10 @@ def simulate(
             "--input", metavar="NAME=SHAPE:DTYPE", help="One per argument, in order, e.g. a=512x1024:bfloat16."
         ),
     ],
-    reference: ReferenceFlag = None,
-    target: TargetFlag = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="FILE.py:FUNCTION", help="NumPy function to compare with.")
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="trn1, trn2 (default) or trn3.")] = None,
     as_json: JsonFlag = False,
 ) -> int:
     """Run a kernel of your own on the simulator, and compare it with a reference when one is given."""
@@ -252,7 +254,7 @@ def lint(
     with closing(default_bench()) as bench:
         findings = list(bench.lint(source, strict))
     if as_json:
-        print(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
+        print(json.dumps([{**finding.model_dump(mode="json"), "file": str(file)} for finding in findings], indent=2))
     else:
         for finding in findings:
             place = f"{finding.line or 1}" + (f":{finding.column}" if finding.column else "")

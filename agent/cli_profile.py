@@ -86,6 +86,9 @@ def profile(
 
     asked = _asked(kernel, inputs or [], target, reference)
     _check_places(files=[html, perfetto], folders=[parquet])
+    _check_together(sql, explain, {"--what-if": what_if, "--precision": precision, "--locate": locate})
+    if reference is not None and not locate:
+        raise RequestError("--reference is compared only by --locate; add --locate, or use kernelwright simulate")
     if locate and asked.reference is None:
         raise RequestError("--locate compares with a reference; give --reference FILE.py:FUNCTION")
     done = profile_kernel(asked.kernel, asked.inputs, asked.target, filename=asked.filename)
@@ -182,6 +185,17 @@ def _asked(name: str, texts: list[str], target: str | None, reference: str | Non
         )
     kernel = Kernel(source=source, function=function or entry_of(source, filename))
     return Asked(kernel, filename, specs, machine or "trn2", given, tolerance_for([s.dtype for s in specs]))
+
+
+def _check_together(sql: str | None, explain: str | None, parts: dict[str, bool]) -> None:
+    """Refuse what --sql, whose rows stand alone, would leave unsaid.
+
+    Raises:
+        RequestError: another answer is asked for beside the rows.
+    """
+    others = [*(["--explain"] if explain is not None else []), *(name for name, asked in parts.items() if asked)]
+    if sql is not None and others:
+        raise RequestError(f"--sql prints its rows alone; ask for {' and '.join(others)} in another call")
 
 
 def _checked(run: Callable[[], Answer]) -> Answer:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from agent.faults import fault_text, place_of
 from agent.sources import read_function
 from agent.state import RunRequest
 from tools.task import Budget
@@ -84,8 +85,7 @@ def checked(make: Callable[[], T]) -> T:
 def sentence(error: ValidationError) -> str:
     """The first fault of a model in one sentence."""
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    place = ".".join(str(part) for part in first["loc"])
+    place = place_of(first["loc"])
     if first["type"] == "literal_error":
         return f"{place} {first['input']!r} isn't known; use {first['ctx']['expected']}"
-    return f"{place}: {message[0].lower()}{message[1:]}" if place else message
+    return f"{place}: {fault_text(first)}" if place else fault_text(first)

@@ -76,8 +76,8 @@ def _read(interactive: bool) -> str | None:
 
 def _command(line: str, conversation: Conversation, runs: Runs, console: Console) -> bool:
     """Carry out a command; False when the line is none."""
-    words = line.lower().split()
-    if words == ["help"]:
+    line = line.lstrip("/:")
+    if line.lower() == "help":
         console.print(HELP, highlight=False, markup=False)
         return True
     if _SHOW_KERNEL.fullmatch(line):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from agent.faults import fault_text
 from agent.state import PolicyName
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -114,4 +115,4 @@ def load_settings() -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         variable = name if name.isupper() else f"KERNELWRIGHT_{name.upper()}"
-        raise SettingsError(f"{variable}: {first['msg'].lower()} (got {first.get('input')!r})") from error
+        raise SettingsError(f"{variable}: {fault_text(first)}") from error

@@ -116,7 +116,9 @@ def _result(request: SimulateRequest, found: Evaluation) -> SimulateResult:
 def _timed(request: SimulateRequest, worker: Worker) -> SimulateResult:
     from tools.evaluate import KERNEL_LIMITS
     from tools.simulate import SimulateArgs, simulate
+    from tools.specification import check_size
 
+    check_size(request.inputs)
     asked = SimulateArgs(source=request.source, function=request.function, inputs=request.inputs, target=request.target)
     found = simulate(asked, worker=worker, limits=KERNEL_LIMITS)
     return SimulateResult(

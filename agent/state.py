@@ -236,12 +236,19 @@ def goal_status(task: Task, candidates: list[Candidate]) -> GoalStatus:
         return GoalStatus(met=False, text=f"{goal}: the kernel is correct but was not timed")
     if goal.kind is GoalKind.ROOFLINE:
         share = performance.roofline_fraction
-        return GoalStatus(met=share >= goal.value, text=f"{share:.1%} of roofline, {goal.value:.0%} asked")
+        text = f"{_apart(share * 100, goal.value * 100, 1)}% of roofline, {goal.value * 100:g}% asked"
+        return GoalStatus(met=share >= goal.value, text=text)
     if goal.kind is GoalKind.LATENCY:
-        text = f"{performance.latency_us:.2f} us simulated, {goal.value:g} us asked"
+        text = f"{_apart(performance.latency_us, goal.value, 2)} us simulated, {goal.value:g} us asked"
         return GoalStatus(met=performance.latency_us <= goal.value, text=text)
     first = next(c for c in candidates if c.correct)
     ratio = (first.latency_us or performance.latency_us) / performance.latency_us
-    return GoalStatus(
-        met=ratio >= goal.value, text=f"{ratio:.2f}x over the first correct kernel, {goal.value:g}x asked"
-    )
+    text = f"{_apart(ratio, goal.value, 2)}x over the first correct kernel, {goal.value:g}x asked"
+    return GoalStatus(met=ratio >= goal.value, text=text)
+
+
+def _apart(reached: float, asked: float, digits: int) -> str:
+    """What was reached, with as many digits as it takes not to look like what was asked: a near miss reads as one."""
+    while digits < 6 and reached != asked and f"{reached:.{digits}f}" == f"{asked:.{digits}f}":
+        digits += 1
+    return f"{reached:.{digits}f}"

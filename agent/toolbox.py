@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.desk import Desk
 from agent.events import ToolCalled
+from agent.faults import fault_text, place_of
 from agent.policies.chat_model import ToolCall, ToolResult, ToolSpec
 from agent.state import Candidate, Proposal, RunState
 from tools.task import Evaluation, Kernel, Task
@@ -103,7 +104,7 @@ class Toolbox:
             arguments = tool.arguments.model_validate(values)
         except ValidationError as error:
             faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or 'arguments'}: {fault['msg']}" for fault in error.errors()
+                f"{place_of(fault['loc']) or 'arguments'}: {fault_text(fault)}" for fault in error.errors()
             )
             raise ToolError(f"wrong arguments for {call.name}: {faults}") from error
         return tool.run(arguments)

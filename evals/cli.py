@@ -21,7 +21,12 @@ from tools.task_errors import RequestError
 
 OK, MISSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-app = typer.Typer(help="Run suites of requests and compare results.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Run suites of requests and compare results.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 PolicyFlag = Annotated[str | None, typer.Option("--policy", help="offline, openai, anthropic, scripted or auto.")]
 ModelFlag = Annotated[str | None, typer.Option("--model", help="The vendor's model name.")]
@@ -184,5 +189,5 @@ def _told(work: Callable[[], int]) -> int:
     try:
         return work()
     except (RequestError, SettingsError) as error:
-        print(error, file=sys.stderr)
+        print(f"kernelwright eval: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from agent.faults import fault_text, place_of
 from agent.state import RunRequest
 from tools.task import Budget, Frozen, Target
 from tools.task_errors import RequestError
@@ -97,13 +98,15 @@ def load_suite(name: str) -> Suite:
     path = Path(name) if name.endswith(".toml") else SUITES / f"{name}.toml"
     if not path.is_file():
         raise RequestError(
-            f"there is no suite {name!r}; there are {', '.join(suites())}, or give the path of a .toml file"
+            f"there is no suite {name!r}; choose from {', '.join(suites())}, or give the path of a .toml file"
         )
     try:
         return Suite(**tomllib.loads(path.read_text(encoding="utf-8")), folder=path.parent)
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"suite {path.name} is no TOML: {error}") from error
     except (ValidationError, TypeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        place = ".".join(map(str, first["loc"]))
-        raise RequestError(f"suite {path.name} is malformed: {place}: {first['msg']}") from error
+        fault = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            fault = f"{place_of(first['loc'])}: {fault_text(first)}".removeprefix(": ")
+        raise RequestError(f"suite {path.name} is malformed: {fault}") from error

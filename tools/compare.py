@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.percent import percent
 from tools.task import Tolerance
 
 Array = NDArray[np.float64]
@@ -134,7 +135,7 @@ def describe(
     first = [int(i) for i in np.argwhere(bad)[0]]
     share = float(bad.mean())
     count = int(bad.sum())
-    where = f"first wrong element {first}, {count} of {bad.size} elements wrong ({share:.1%})"
+    where = f"first wrong element {first}, {count} of {bad.size} elements wrong ({percent(share)})"
     return f"{pattern}; {where}" if pattern else where
 
 

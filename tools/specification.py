@@ -21,7 +21,7 @@ from tools.confinement import Limits
 from tools.generate.graph import Graph
 from tools.roofline import Roofline, output_types, roofline
 from tools.sandbox import JobFailed, Worker, rounded
-from tools.task import Task
+from tools.task import Task, TensorSpec
 from tools.task_errors import RequestError
 from tools.wire import WireError, storage_type
 
@@ -239,20 +239,31 @@ def _graph(task: Task, worker: Worker) -> Graph | None:
 def _check_declared(task: Task) -> None:
     if not 1 <= len(task.inputs) <= MOST_TENSORS:
         raise RequestError(f"a task needs 1 to {MOST_TENSORS} inputs; this one has {len(task.inputs)}")
-    total = 0
-    for kind in (*(t.dtype for t in task.inputs), *task.output_dtypes):
-        try:
-            storage_type(kind)
-        except WireError as error:
-            raise RequestError(
-                f"unknown type {kind!r}; use float32, bfloat16, float16, float8_e4m3, int32 or the like"
-            ) from error
-    for spec in task.inputs:
-        total += prod(spec.shape) * storage_type(spec.dtype).itemsize
+    for kind in task.output_dtypes:
+        _bytes_of(kind)
+    check_size(task.inputs)
+
+
+def check_size(inputs: Sequence[TensorSpec]) -> None:
+    """Refuse inputs whose values this machine shouldn't be asked to hold.
+
+    Raises:
+        RequestError: together they need more than `LARGEST_TASK_BYTES`, or a type isn't known.
+    """
+    total = sum(prod(spec.shape) * _bytes_of(spec.dtype) for spec in inputs)
     if total > LARGEST_TASK_BYTES:
         raise RequestError(
             f"the inputs need {total / 2**30:.1f} GiB, the limit is {LARGEST_TASK_BYTES >> 30} GiB; use smaller shapes"
         )
+
+
+def _bytes_of(kind: str) -> int:
+    try:
+        return storage_type(kind).itemsize
+    except WireError as error:
+        raise RequestError(
+            f"unknown type {kind!r}; use float32, bfloat16, float16, float8_e4m3, int32 or the like"
+        ) from error
 
 
 def _check_outputs(task: Task, outputs: Arrays, kinds: tuple[str, ...]) -> None:

@@ -157,7 +157,8 @@ class Finding(Frozen):
 
     def __str__(self) -> str:
         place = f"line {self.line}: " if self.line else ""
-        fix = f" Fix: {self.fix}" if self.fix else ""
+        stop = "" if self.message.endswith((".", "!", "?")) else "."
+        fix = f"{stop} Fix: {self.fix}" if self.fix else ""
         return f"{place}{self.severity} {self.code}: {self.message}{fix}"
 
 

@@ -65,7 +65,7 @@ def storage_type(name: str) -> np.dtype[Any]:
     """
     found = _KINDS.get(name)
     if found is None:
-        raise WireError(f"arrays of type {name!r} can't be sent; use one of {', '.join(sorted(_KINDS))}")
+        raise WireError(f"type {name!r} isn't known; use one of {', '.join(sorted(_KINDS))}")
     return found
 
 

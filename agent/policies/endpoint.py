@@ -39,13 +39,18 @@ class Endpoint:
         """The vendor's service at `public`, or the server that the settings name.
 
         Raises:
-            SettingsError: there is neither a key nor a base URL.
+            SettingsError: there is neither a key nor a base URL, or the URL is none.
         """
         if key is None and base_url is None:
             name = vendor.upper()
             raise SettingsError(
                 f"the {vendor} policy needs {name}_API_KEY, or {name}_BASE_URL for a server of your own; "
                 "the offline policy needs neither"
+            )
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"{vendor.upper()}_BASE_URL {base_url!r} is no address; it begins with http:// or https://, "
+                "e.g. http://127.0.0.1:8000/v1"
             )
         shown = key.get_secret_value() if key else "none"
         limits = (settings.model_timeout, settings.max_output_tokens)

@@ -18,6 +18,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import Field, model_validator
 from sse_starlette import EventSourceResponse
 
+from agent.faults import fault_text, place_of
 from agent.report import Report
 from agent.runs import Busy, Runs
 from agent.service.events import stream_events
@@ -254,19 +255,18 @@ def _problem(status: int, detail: str) -> JSONResponse:
     return JSONResponse(Problem(detail=detail).model_dump(), status)
 
 
+_EXAMPLES = {"inputs": ', e.g. [{"name": "x", "shape": [512, 1024], "dtype": "bfloat16"}]'}
+
+
 def fault_sentence(error: RequestValidationError) -> str:
     """The first fault of a body, path or header in one sentence."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:])
-    message = str(first["msg"]).removeprefix("Value error, ")
+    place = place_of(first["loc"][1:])
     if first["type"] == "json_invalid":
-        return f"the body is not JSON: {first.get('ctx', {}).get('error', message)}"
+        return f"the body is not JSON: {first['ctx']['error']}"
     if first["type"] == "literal_error":
         return f"{place} {first['input']!r} isn't known; use {first['ctx']['expected']}"
     if first["type"] == "extra_forbidden":
         return f"there is no field {place!r}; see /docs for the fields"
-    if first["type"] == "tuple_type":
-        message = "Input should be a list"
-        if place == "inputs":
-            message += ', e.g. [{"name": "x", "shape": [512, 1024], "dtype": "bfloat16"}]'
-    return f"{place}: {message}" if place else message
+    example = _EXAMPLES.get(place, "")
+    return f"{place or 'the body'}: {fault_text(first)}{example}"

@@ -173,6 +173,14 @@ def test_the_kernel_is_shown(make_runs, line: str, monkeypatch, capsys) -> None:
     assert "def kernel(x):" in capsys.readouterr().out.split(f"> {line}")[1]
 
 
+@pytest.mark.parametrize("line", ["help", "/help", ":Help"])
+def test_help_is_a_command_with_or_without_a_slash(make_runs, line: str, monkeypatch, capsys) -> None:
+    runs = make_runs(GrammarPolicy([100.0]), polish_attempts=1)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\n"))
+    assert converse(Conversation(runs, RunRequest(request="(chat)")), runs) == 0
+    assert "save FOLDER" in capsys.readouterr().out
+
+
 def test_the_kernel_is_saved(make_runs, tmp_path, monkeypatch, capsys) -> None:
     runs = make_runs(GrammarPolicy([100.0]), polish_attempts=1)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"softmax, x 512x1024, float32, trn2\nsave it to {tmp_path}/out\n"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from agent.cli import main
+from tools.task import Finding
 
 
 @pytest.mark.parametrize(
@@ -66,3 +68,19 @@ def test_a_finding_of_lint_names_its_line_once(
         main()
     assert ended.value.code == 1
     assert capsys.readouterr().out.startswith(f"{tmp_path}/k.py:2:1: error KW-IMPORT")
+
+
+def test_findings_of_lint_as_json_name_the_file_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "k.py").write_text("import nki\nimport os\n")
+    monkeypatch.setattr("sys.argv", ["kernelwright", "lint", str(tmp_path / "k.py"), "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert (finding["file"], finding["line"], finding["code"]) == (str(tmp_path / "k.py"), 2, "KW-IMPORT")
+
+
+def test_a_message_and_its_fix_are_two_sentences() -> None:
+    assert str(Finding(code="KW-X", message="it is so", fix="do this")) == "error KW-X: it is so. Fix: do this"
+    assert str(Finding(code="KW-X", message="Is it?", fix="do this")) == "error KW-X: Is it? Fix: do this"

@@ -66,6 +66,20 @@ def test_a_speedup_goal_counts_from_the_first_correct_kernel(make_runs) -> None:
     assert report.speedup == 2.0
 
 
+@pytest.mark.parametrize(
+    ("goal", "latency", "words"),
+    [
+        ("roofline>=0.5", 100.01, "49.995% of roofline, 50% asked"),
+        ("roofline>=0.625", 80.2, "62.3% of roofline, 62.5% asked"),
+        ("latency<=80us", 80.001, "80.001 us simulated, 80 us asked"),
+        ("latency<=80us", 79.5, "79.50 us simulated, 80 us asked"),
+    ],
+)
+def test_a_near_miss_doesnt_read_as_what_was_asked(make_runs, goal: str, latency: float, words: str) -> None:
+    _, report = finish(make_runs(ListPolicy([latency], make_task(goal))))
+    assert words in report.verdict
+
+
 def test_without_a_goal_some_attempts_polish_the_first_correct_kernel(make_runs) -> None:
     steps = [100.0 - i for i in range(20)]
     _, report = finish(make_runs(ListPolicy(steps), polish_attempts=4))

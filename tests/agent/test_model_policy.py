@@ -11,9 +11,10 @@ import pytest
 from agent.chat import Conversation
 from agent.events import Event, Noted, RunFinished, RunRefused, ToolCalled
 from agent.policies.chat_model import ModelRefused, Reply, Transient, Turn, UserTurn
+from agent.policies.endpoint import Endpoint
 from agent.policies.model import ModelPolicy
 from agent.policies.scripted import Answer, ScriptedModel
-from agent.settings import SettingsError
+from agent.settings import Settings, SettingsError
 from agent.state import RunRequest, StopReason
 from tests.agent.doubles import FakeClock, call, kernel
 from tools.task import Budget
@@ -89,8 +90,8 @@ def test_slips_are_told_to_the_model(make_runs) -> None:
     assert report(events).goal_met
     told = [e.summary for e in events if isinstance(e, ToolCalled) and not e.ok]
     assert "there is no tool 'conjure'; there are evaluate_kernel" in told[0]
-    assert told[1].endswith("change: Field required")
-    assert "tolerance: Extra inputs are not permitted" in told[2]
+    assert told[1].endswith("change: is missing")
+    assert "tolerance: there is no such field" in told[2]
     assert "no candidate 7" in told[3]
 
 
@@ -140,6 +141,11 @@ def test_a_refused_call_is_not_repeated(make_runs) -> None:
     events, model = run(make_runs, [ModelRefused("the server refused the key")], "something nice")
     assert isinstance(events[-1], RunRefused)
     assert len(model.calls) == 1
+
+
+def test_a_base_url_that_is_no_address_is_refused_at_once() -> None:
+    with pytest.raises(SettingsError, match=r"OPENAI_BASE_URL 'nonsense' is no address; it begins with http://"):
+        Endpoint.of("openai", None, "nonsense", "https://public", Settings())
 
 
 def test_a_script_from_a_file(tmp_path: Path) -> None:

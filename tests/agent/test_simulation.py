@@ -94,10 +94,37 @@ def test_an_unknown_type_is_bad_input() -> None:
         run_simulation(asked(shape="x=128x64:float99"))
 
 
+@pytest.mark.parametrize("reference", [{}, {"reference_source": TWICE, "reference_function": "twice"}])
+def test_inputs_that_no_machine_holds_are_refused_before_they_are_drawn(reference: dict[str, str]) -> None:
+    with pytest.raises(RequestError, match=r"the inputs need 3725.3 GiB, the limit is 4 GiB"):
+        run_simulation(asked(shape="x=1000000x1000000:float32", **reference))
+
+
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
     with TestClient(build_app(settings)) as client:
         yield client
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ([], 'inputs: must have at least 1 entry, e.g. [{"name": "x", "shape": [512, 1024], "dtype": "bfloat16"}]'),
+        ("x", "inputs: must be a list, not 'x', e.g. ["),
+        ([{"name": "x", "shape": ["a"]}], "inputs[0].shape[0]: must be a whole number, not 'a'"),
+        ([{"name": "x", "shape": [1.5]}], "inputs[0].shape[0]: must be a whole number, not 1.5"),
+        ([{"shape": [1]}], "inputs[0].name: is missing"),
+        ([7], "inputs[0]: must be a JSON object, not 7"),
+    ],
+)
+def test_bad_inputs_over_http_are_said_in_words(client: TestClient, inputs: object, words: str) -> None:
+    answer = client.post("/v1/simulate", json={"source": DOUBLE, "inputs": inputs})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(words)
+
+
+def test_a_body_that_is_no_object(client: TestClient) -> None:
+    assert client.post("/v1/simulate", json=[]).json() == {"detail": "the body: must be a JSON object, not []"}
 
 
 def test_over_http(client: TestClient) -> None:

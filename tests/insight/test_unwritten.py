@@ -81,6 +81,11 @@ def test_an_output_that_the_stores_cant_fill_is_named() -> None:
     assert unwritten_outputs(trace(RAGGED.format(width=512))) == ()
 
 
+def test_an_output_of_which_almost_nothing_is_left_isnt_called_full() -> None:
+    (found,) = unwritten_outputs(trace(RAGGED.format(width=2047)))
+    assert "at most 99.95% are written" in found.message
+
+
 @pytest.mark.parametrize("name", ["transpose", "matmul", "layernorm", "rope", "adamw"])
 def test_kernels_of_the_library_fill_their_outputs(name: str) -> None:
     kernel, task = load(name, None, None)

@@ -68,6 +68,13 @@ def test_patterns_are_named(got: np.ndarray, says: str) -> None:
     assert says in found.detail
 
 
+def test_one_wrong_element_of_many_is_no_zero_per_cent() -> None:
+    want = np.ones((1000, 1000), np.float32)
+    got = want.copy()
+    got[7, 9] = 2.0
+    assert "1 of 1000000 elements wrong (0.0001%)" in compare(got, want, TOLERANCE).detail
+
+
 def test_a_square_transpose_and_a_partial_tile_are_named() -> None:
     want = RNG.standard_normal((96, 96))
     assert "last two axes are swapped" in compare(want.T, want, TOLERANCE).detail

@@ -22,6 +22,7 @@ from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import READS, WRITES, Observed
 from tools.insight.precision import NOISE
 from tools.insight.steps import Step
+from tools.percent import percent
 from tools.program import Program, _tensor_rows, replay
 from tools.sim.instruction import BufferInfo, Operand
 from tools.sim.machine import Machine, machine
@@ -333,7 +334,7 @@ def _logic(
 def _unread(seen: Observed, mine: NDArray[np.bool_]) -> list[Suspect]:
     """Loads of inputs that are never read as a whole."""
     return [
-        _suspect(seen, line, f"of input {name} only {share:.1%} is ever read, here and elsewhere")
+        _suspect(seen, line, f"of input {name} only {percent(share)} is ever read, here and elsewhere")
         for name, share, line in unread_regions(seen, mine)
     ]
 

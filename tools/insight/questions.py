@@ -101,7 +101,8 @@ def answer(seen: Observed, question: str, *, seconds: float = 20.0) -> Answer:
     if re.search(r"\blines?\b|where|hot|loop|most (?:of the )?time", words):
         return Answer(_hot(seen))
     if re.search(
-        r"bound|bottleneck|slow|limit|roofline|latency|fast|improve|optimi[sz]e|speed|better|\bwhy\b|peak|mfu|utili",
+        r"bound|bottleneck|slow|limit|roofline|latency|fast|improve|optimi[sz]e|speed|better|^(?:and |but )?why\W*$|"
+        r"\bwhy\b.*\b(?:it|this|that|kernels?|launch|program|time|us|ms|take[ns]?|long|so)\b|peak|mfu|utili",
         words,
     ):
         return Answer(_overall(seen, seconds))

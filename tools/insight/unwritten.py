@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.insight.edits import owners
+from tools.percent import percent
 from tools.sim.errors import Diagnostic, Severity, SourceRange
 from tools.sim.instruction import BufferInfo, Inst, Operand, Trace
 from tools.sim.rectangles import area
@@ -62,7 +63,7 @@ def _partly(trace: Trace, info: BufferInfo, share: float) -> Diagnostic:
     text = trace.sources.get(file, "").splitlines()
     return Diagnostic(
         code="KW-OUTPUT-UNWRITTEN",
-        message=f"of {info.name or 'an output'} ({'x'.join(map(str, info.shape))} {info.dtype}) at most {share:.1%} are written",
+        message=f"of {info.name or 'an output'} ({'x'.join(map(str, info.shape))} {info.dtype}) at most {percent(share)} are written",
         severity=Severity.WARNING,
         where=SourceRange(file, number, text=text[number - 1].strip() if 0 < number <= len(text) else ""),
         operand=info.name,

@@ -62,7 +62,8 @@ class Diagnostic:
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        fix = f" Fix: {self.fix}" if self.fix else ""
+        stop = "" if self.message.endswith((".", "!", "?")) else "."
+        fix = f"{stop} Fix: {self.fix}" if self.fix else ""
         return f"{place}{self.severity} {self.code}: {self.message}{fix}"
 
     def to_json(self) -> dict[str, Any]:

@@ -228,7 +228,11 @@ def one_engine_saturated(case: Case) -> Advice | None:
         return None
     lines = case.heaviest(rows)
     loads = ", ".join(f"{name} {uses[name].active_percent:.0f}%" for name in names)
-    change = f"{proof.change[0].lower()}{proof.change[1:]}." if proof else f"move a part of it to {' or '.join(cold)}."
+    change = (
+        f"move the work: {proof.change.removeprefix('With ')}."
+        if proof
+        else f"move a part of it to {' or '.join(cold)}."
+    )
     return Advice(
         "V8", f"The {hot} Engine has most of the elementwise work.", f"Active: {loads}; most of it at {case.places(lines)}.",
         change, case.numbers(lines), proof,
