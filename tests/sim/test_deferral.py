@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools.sim import SimResult, batch, deferral, load_source, simulate
-from tools.sim.batch import _Batch
 from tools.sim.deferral import DeferringCore
 from tools.sim.errors import Diagnostic, KernelError
 
@@ -39,20 +38,6 @@ def both(source: str, *arrays: np.ndarray) -> SimResult:
     assert fast.findings == slow.findings
     assert fast.printed == slow.printed
     return fast
-
-
-@pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Iterations of each batch that runs."""
-    seen: list[int] = []
-    original = _Batch.run
-
-    def run(self: _Batch) -> None:
-        seen.append(self.trips)
-        original(self)
-
-    monkeypatch.setattr(_Batch, "run", run)
-    return seen
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tools.sim import SimResult, load_source, simulate
 from tools.sim import execute as execution
-from tools.sim.batch import Values, _Batch
+from tools.sim.batch import Values
 
 HEAD = """
 import numpy as np
@@ -37,20 +37,6 @@ def both(source: str, *arrays: np.ndarray, target: str = "trn1") -> SimResult:
     np.testing.assert_array_equal(fast.trace.operands, slow.trace.operands)
     assert [str(d) for d in fast.diagnostics] == [str(d) for d in slow.diagnostics]
     return fast
-
-
-@pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Iterations of each batch that runs."""
-    seen: list[int] = []
-    original = _Batch.run
-
-    def run(self: _Batch) -> None:
-        seen.append(self.trips)
-        original(self)
-
-    monkeypatch.setattr(_Batch, "run", run)
-    return seen
 
 
 def normal(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
