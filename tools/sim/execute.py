@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import linecache
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import cached_property
 from math import prod
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from tools.sim import context
 from tools.sim.batch import RecordingCore, Unrecorded, Values
+from tools.sim.blas import tile_threads
 from tools.sim.core import Core, Launch, SimOptions, source_range
 from tools.sim.deferral import DeferringCore
 from tools.sim.dtypes import as_dtype
@@ -154,19 +156,20 @@ def simulate(
             _apply_compiler_rules(loaded, made)
         return made
 
-    if batched and loaded.dialect != "nki":
-        if not data:
-            return _by_loops(lambda: _Run(loaded, launch()), args, kwargs)
-        result = _by_batches(loaded, launch, args, kwargs) if precision == "hardware" else None
-        if result is not None:
-            return result
-    run = _Run(loaded, launch())
-    if batched and data and precision == "hardware" and loaded.dialect == "nki" and prod(sizes) <= 1:
-        run.use(DeferringCore(run.launch))
-    try:
-        return run.execute(args, kwargs)
-    except Unrecorded:
-        return _Run(loaded, launch()).execute(args, kwargs)
+    with tile_threads() if data else nullcontext():
+        if batched and loaded.dialect != "nki":
+            if not data:
+                return _by_loops(lambda: _Run(loaded, launch()), args, kwargs)
+            result = _by_batches(loaded, launch, args, kwargs) if precision == "hardware" else None
+            if result is not None:
+                return result
+        run = _Run(loaded, launch())
+        if batched and data and precision == "hardware" and loaded.dialect == "nki" and prod(sizes) <= 1:
+            run.use(DeferringCore(run.launch))
+        try:
+            return run.execute(args, kwargs)
+        except Unrecorded:
+            return _Run(loaded, launch()).execute(args, kwargs)
 
 
 def _by_loops(
