@@ -359,7 +359,7 @@ def kernel(x, y):
     assert outputs[0].tobytes() == outputs[1].tobytes()
 
 
-def test_arguments_are_written_in_place(batches: list[int]) -> None:
+def test_what_arguments_hold_is_not_put_off(batches: list[int]) -> None:
     source = """
 @nki.jit
 def kernel(x, w):
@@ -371,7 +371,7 @@ def kernel(x, w):
     return x
 """
     both(source, normal(1024, 4), normal(1))
-    assert batches == [8]
+    assert batches == []  # a launch that must start again needs its arguments as they were
 
 
 @pytest.mark.parametrize("most", [28, 33, 50])

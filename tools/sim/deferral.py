@@ -2,8 +2,9 @@
 
 The kernel runs once, as ever: Python iterates, every check is made, every instruction is recorded. Only the arithmetic
 waits. It is caught up on (`settle`) as soon as something needs a value (an index, a branch, a print), when an instruction's
-effect doesn't follow from its operands, when one reads what was never written, and when the kernel ends. From a settlement
-in its midst on the kernel goes on instruction by instruction. Nothing runs twice, whatever the kernel does besides.
+effect doesn't follow from its operands, when one reads what was never written or writes to an argument, and when the kernel
+ends. From a settlement in its midst on the kernel goes on instruction by instruction. Nothing runs twice, whatever the kernel
+does besides.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ class DeferringCore(Core):
         offsets: first element of each operand of those.
         places: where each of them was written.
         present: buffers that they use and that have memory already, by id.
-        aliased: whether two arguments may share memory, so that no proof covers a write to one of them.
     """
 
     def __init__(self, launch: Launch) -> None:
@@ -52,8 +52,6 @@ class DeferringCore(Core):
         self.places: list[Place | None] = []
         self.present: dict[int, Buffer] = {}
         self.held = []
-        self.aliased = False
-        self._arguments: list[NDArray[Any]] = []
         self._begun = (0, 0)
         self._limit_deferred = _EARLY
         self._noted: list[int] = []
@@ -61,12 +59,9 @@ class DeferringCore(Core):
     def wrap(self, array: NDArray[Any], name: str, role: str = "input") -> Tensor:
         deferred, self.data = not self.data, True
         try:
-            tensor = super().wrap(array, name, role)
+            return super().wrap(array, name, role)
         finally:
             self.data = not deferred
-        self.aliased = self.aliased or any(np.may_share_memory(array, other) for other in self._arguments)
-        self._arguments.append(array)
-        return tensor
 
     def report(self, code: str, message: str, severity: Severity, **details: Any) -> None:
         before = len(self.launch.diagnostics)
@@ -108,12 +103,13 @@ class DeferringCore(Core):
         return True
 
     def _provable(self, outs: tuple[Tensor, ...]) -> bool:
-        """Whether what the results cover can be noted without data, and no other buffer may lie in the same memory."""
-        for tensor in outs:
-            buffer = tensor.buffer
-            if (buffer.pending and min(tensor.strides) < 0) or (self.aliased and buffer.host is not None):
-                return False
-        return True
+        """Whether what the results cover can be noted without data, and none lies in the caller's memory.
+
+        An argument may share its memory with another one, and a launch that must start again needs it as it was.
+        """
+        return not any(
+            tensor.buffer.host is not None or (tensor.buffer.pending and min(tensor.strides) < 0) for tensor in outs
+        )
 
     def settle(self) -> bool:
         """Compute what was put off; from here on values are computed as instructions come. Always true."""
