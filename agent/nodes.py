@@ -101,7 +101,7 @@ def propose(think: Callable[[RunState, Desk], Proposal | None], state: RunState,
         return {"candidates": desk.journal.unseen(state), "stop": spent.reason, "phase": Phase.DECIDE}
     except PolicyFailed as failure:
         desk.journal.emit(Noted(text=str(failure)))
-        update: Update = {"notes": [str(failure)], "exhausted": True, "phase": Phase.DECIDE}
+        update: Update = {"notes": [str(failure)], "stop": StopReason.MODEL_FAILED, "phase": Phase.DECIDE}
         return {**update, "candidates": desk.journal.unseen(state)}
     if proposal is None:
         return {"candidates": desk.journal.unseen(state), "exhausted": True, "phase": Phase.DECIDE}

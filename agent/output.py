@@ -25,7 +25,7 @@ def prepare(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise SettingsError(f"can't write into --out {folder} ({error.strerror}); choose another folder") from error
+        raise SettingsError(f"can't write into {folder} ({error.strerror}); choose another folder") from error
 
 
 def save(report: Report, folder: Path) -> list[Path]:

@@ -214,7 +214,7 @@ def _result(report: Report) -> Table:
         table.add_row("Roofline", f"{microseconds(report.roofline_us)}, {report.roofline_fraction:.1%} reached")
     if report.speedup is not None:
         table.add_row("Speed-up", f"{report.speedup:.2f}x over the first correct kernel")
-    spent = f"{report.attempts} attempts, {report.seconds:.1f} s"
+    spent = f"{report.attempts} attempt{'' if report.attempts == 1 else 's'}, {report.seconds:.1f} s"
     if report.tokens:
         spent += f", {report.tokens:,} tokens, ${report.dollars:.4f}"
     table.add_row("Spent", f"{spent}; stopped: {report.stop}")

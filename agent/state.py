@@ -37,6 +37,7 @@ class StopReason(StrEnum):
     GOAL_MET = "goal met"
     CORRECT = "correct kernel found"
     EXHAUSTED = "nothing left to try"
+    MODEL_FAILED = "the model failed"
     NO_GAIN = "no further gain"
     STUCK = "no correct kernel in sight"
     ATTEMPTS = "attempts spent"
@@ -240,6 +241,8 @@ def goal_status(task: Task, candidates: list[Candidate]) -> GoalStatus:
         return GoalStatus(met=share >= goal.value, text=text)
     if goal.kind is GoalKind.LATENCY:
         text = f"{_apart(performance.latency_us, goal.value, 2)} us simulated, {goal.value:g} us asked"
+        if goal.value < performance.roofline_us:
+            text += f", less than the roofline of {performance.roofline_us:.2f} us"
         return GoalStatus(met=performance.latency_us <= goal.value, text=text)
     first = next(c for c in candidates if c.correct)
     ratio = (first.latency_us or performance.latency_us) / performance.latency_us

@@ -24,7 +24,7 @@ def result_table(results: Sequence[Result]) -> Table:
     table.add_column("outcome", no_wrap=True, min_width=8)
     for name in ("attempts", "simulated us", "roofline", "seconds"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-    table.add_column("goal", no_wrap=True, overflow="ellipsis")
+    table.add_column("goal", overflow="fold")
     for r in results:
         table.add_row(
             r.problem,

@@ -21,7 +21,7 @@ from tools.task import Finding
         (["write", "double x", "--reference", "nothing.py"], "file.py:function"),
         (["write", "double x", "--reference", "nothing.py:f"], "can't read nothing.py"),
         (["write", "double x", "--attempts", "0"], "attempts"),
-        (["write", "double x", "--out", "/proc/nothing"], "can't write into --out"),
+        (["write", "double x", "--out", "/proc/nothing"], "can't write into /proc/nothing"),
         (["resume", "nothing"], "there is no run 'nothing'"),
         (["show", "nothing"], "there is no run 'nothing'"),
         (["conjure"], "conjure"),

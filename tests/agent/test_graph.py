@@ -73,6 +73,7 @@ def test_a_speedup_goal_counts_from_the_first_correct_kernel(make_runs) -> None:
         ("roofline>=0.625", 80.2, "62.3% of roofline, 62.5% asked"),
         ("latency<=80us", 80.001, "80.001 us simulated, 80 us asked"),
         ("latency<=80us", 79.5, "79.50 us simulated, 80 us asked"),
+        ("latency<=20us", 79.5, "79.50 us simulated, 20 us asked, less than the roofline of 50.00 us"),
     ],
 )
 def test_a_near_miss_doesnt_read_as_what_was_asked(make_runs, goal: str, latency: float, words: str) -> None:

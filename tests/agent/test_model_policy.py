@@ -143,6 +143,12 @@ def test_a_refused_call_is_not_repeated(make_runs) -> None:
     assert len(model.calls) == 1
 
 
+def test_a_model_out_of_reach_isnt_called_an_end_of_ideas(make_runs) -> None:
+    events, _ = run(make_runs, [TASK, *[Transient("no connection")] * 6], model_retries=5)
+    assert report(events).stop == StopReason.MODEL_FAILED
+    assert report(events).verdict == "No correct kernel was found (the model failed)"
+
+
 def test_a_base_url_that_is_no_address_is_refused_at_once() -> None:
     with pytest.raises(SettingsError, match=r"OPENAI_BASE_URL 'nonsense' is no address; it begins with http://"):
         Endpoint.of("openai", None, "nonsense", "https://public", Settings())

@@ -73,6 +73,11 @@ def test_own_variables_come_before_the_vendors(monkeypatch: pytest.MonkeyPatch) 
     assert "ours" not in repr(Settings())
 
 
+def test_one_attempt_is_not_attempts(capsys: pytest.CaptureFixture[str]) -> None:
+    show_report(Console(width=120), report(100.0).model_copy(update={"attempts": 1}))
+    assert " 1 attempt, " in capsys.readouterr().out
+
+
 def test_a_derived_reference_is_shown_and_a_given_one_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     source = "import numpy as np\n\n\ndef reference(x):\n    return x + x\n"
     made = report(100.0).model_copy(update={"reference": source, "reference_origin": "words"})
