@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from tools.figures import amount
+
 if TYPE_CHECKING:
     from tools.export import Result
     from tools.insight import Advice, Explanation, Generation
@@ -30,14 +32,6 @@ def console() -> Console:
     """Where a profile is printed: as wide as the terminal."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
     return Console(width=max(width, NARROWEST), highlight=False, markup=False, emoji=False)
-
-
-def amount(count: float) -> str:
-    """Bytes for people: `16.0 MiB`."""
-    for size, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} B"
 
 
 def bar(share: float, width: int = BAR) -> str:

@@ -117,7 +117,7 @@ class Runs:
         graph = build_graph(policy, self._saver)
         if row.status == "done":
             if state.stop in (StopReason.GOAL_MET, StopReason.CORRECT) or (
-                budget is None and state.stop is not StopReason.CANCELLED
+                budget is None and state.stop not in (StopReason.CANCELLED, StopReason.MODEL_FAILED)
             ):
                 raise RequestError(
                     f"run {run_id} is finished ({state.stop}); give it a larger budget, e.g. --attempts "
@@ -126,7 +126,11 @@ class Runs:
             reopened: dict[str, object] = {"stop": None, "exhausted": False, "phase": Phase.DECIDE, "request": request}
             as_node = Phase.PROFILE
             last = state.candidates[-1] if state.candidates else None
-            if last is not None and last.evaluation is None:
+            if last is None:
+                # It ended before its first kernel: there is nothing yet to improve.
+                reopened |= {"phase": Phase.DRAFT}
+                as_node = Phase.SPECIFY
+            elif last.evaluation is None:
                 # Its judgement was broken off.
                 reopened |= {"pending": last.number, "phase": Phase.CHECK}
                 as_node = Phase.DRAFT

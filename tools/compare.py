@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.percent import percent
+from tools.figures import percent
 from tools.task import Tolerance
 
 Array = NDArray[np.float64]

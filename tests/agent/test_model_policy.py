@@ -147,6 +147,12 @@ def test_a_model_out_of_reach_isnt_called_an_end_of_ideas(make_runs) -> None:
     events, _ = run(make_runs, [TASK, *[Transient("no connection")] * 6], model_retries=5)
     assert report(events).stop == StopReason.MODEL_FAILED
     assert report(events).verdict == "No correct kernel was found (the model failed)"
+    runs = make_runs(ModelPolicy("scripted", ScriptedModel([TASK, *[Transient("no connection")] * 6, submit(90.0)])))
+    run_id = runs.start(RunRequest(request="double"))
+    assert report(list(runs.stream(run_id))).stop == StopReason.MODEL_FAILED
+    seen = runs.last_seq(run_id)
+    runs.resume(run_id)
+    assert report(list(runs.stream(run_id, seen))).correct
 
 
 def test_a_base_url_that_is_no_address_is_refused_at_once() -> None:

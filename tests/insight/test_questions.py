@@ -55,7 +55,7 @@ def test_an_idle_engine_is_explained_however_it_is_called(question: str) -> None
         ("is it memory bound or compute bound?", "Bounds: memory"),
         ("why is it slow?", "Predicted gain"),
         ("how good is the MFU?", "PE rows 100%"),
-        ("which inputs are loaded again?", "bytes are inputs read again"),
+        ("which inputs are loaded again?", "32.0 MiB are inputs read again"),
         ("what do the DMA queues carry?", "transfers of"),
         ("which lines are hot?", "Most engine time goes to"),
         ("what is the critical path?", "The critical path, by line"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.figures import amount
 from tools.insight import edits
 from tools.insight.blocking import blocked_loads
 from tools.insight.observed import READS, Observed
@@ -147,7 +148,7 @@ def loads_hoisted(observed: Observed) -> Counterfactual | None:
 def _left_out(observed: Observed, rows: Bools) -> str:
     """Loads that a change saves, in words."""
     moved = int(observed.trace.column(Inst.BYTES)[rows].sum())
-    return f"{int(rows.sum())} loads fewer, {moved} bytes, {describe_lines(observed, np.flatnonzero(rows))}"
+    return f"{int(rows.sum())} loads fewer, {amount(moved)}, {describe_lines(observed, np.flatnonzero(rows))}"
 
 
 def other_engine(observed: Observed, rows: Ints, engine: Engine, share: float = 1.0) -> Counterfactual | None:

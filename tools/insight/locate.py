@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.compare import Comparison, compare
+from tools.figures import percent
 from tools.insight.divergence import divergence, unread_regions
 from tools.insight.lockstep import Lockstep, lockstep
 from tools.insight.observed import READS, WRITES, Observed
 from tools.insight.precision import NOISE
 from tools.insight.steps import Step
-from tools.percent import percent
 from tools.program import Program, _tensor_rows, replay
 from tools.sim.instruction import BufferInfo, Operand
 from tools.sim.machine import Machine, machine

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.figures import amount
 from tools.insight import counterfactual as what_if
 from tools.insight.advice import advise
 from tools.insight.counterfactual import Counterfactual
@@ -280,9 +281,9 @@ def _traffic(seen: Observed) -> str:
     p = seen.profile
     total = p.hbm_read_bytes + p.hbm_write_bytes
     lines = [
-        f"{p.hbm_read_bytes} bytes are read from HBM and {p.hbm_write_bytes} written, {total / max(p.latency_us, 1e-9) / 1e3:.1f} "
-        f"GB/s of the {seen.machine.hbm_gbps * max(seen.trace.cores, 1):.0f} that it can draw. {p.reload_read_bytes} bytes are inputs "
-        f"read again, {p.spill_save_bytes} are intermediates stored and {p.spill_reload_bytes} intermediates loaded back.",
+        f"{amount(p.hbm_read_bytes)} are read from HBM and {amount(p.hbm_write_bytes)} written, "
+        f"{total / max(p.latency_us, 1e-9) / 1e3:.1f} GB/s of the {seen.machine.hbm_gbps * max(seen.trace.cores, 1):.0f} that it can draw. {amount(p.reload_read_bytes)} are inputs "
+        f"read again, {amount(p.spill_save_bytes)} are intermediates stored and {amount(p.spill_reload_bytes)} intermediates loaded back.",
         *_by_line(seen, np.flatnonzero(seen.is_dma)),
     ]
     hoisted = what_if.loads_hoisted(seen)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.figures import percent
 from tools.insight.edits import owners
-from tools.percent import percent
 from tools.sim.errors import Diagnostic, Severity, SourceRange
 from tools.sim.instruction import BufferInfo, Inst, Operand, Trace
 from tools.sim.rectangles import area

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.figures import amount
 from tools.insight import counterfactual as what_if
 from tools.insight import edits
 from tools.insight.advice import Advice, Case, rule
@@ -66,8 +67,8 @@ def excess_traffic(case: Case) -> Advice | None:
     return Advice(
         "D2",
         f"{excess / total:.0%} of the traffic is neither input nor output, most of it {larger}.",
-        f"{total} bytes move; {profile.reload_read_bytes} are inputs loaded again and {trips} intermediates that go out and "
-        f"come back, at {case.places(lines)}.",
+        f"{amount(total)} move; {amount(profile.reload_read_bytes)} are inputs loaded again and {amount(trips)} intermediates "
+        f"that go out and come back, at {case.places(lines)}.",
         f"{change}.",
         case.numbers(lines),
         case.prove(trial),
@@ -95,7 +96,7 @@ def spills_that_dont_fit(case: Case) -> Advice | None:
     return Advice(
         "D3",
         "More is kept between two steps than SBUF holds, so it goes through HBM.",
-        f"{_moved(case, trips)} of {total} bytes are saved and reloaded at {case.places(lines)}; on chip they would take {kept} "
+        f"{amount(_moved(case, trips))} of {amount(total)} are saved and reloaded at {case.places(lines)}; on chip they would take {kept} "
         f"bytes a partition beside {peak} that are in use (SBUF: {room}).",
         "fuse producer and consumer block by block: compute a block, use it, drop it; or recompute it from its inputs.",
         case.numbers(lines),

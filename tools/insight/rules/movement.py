@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.figures import amount
 from tools.insight import counterfactual as what_if
 from tools.insight import edits
 from tools.insight.advice import Advice, Case, rule
@@ -66,7 +67,8 @@ def reloads(case: Case) -> Advice | None:
     return Advice(
         "D1",
         f"Input {name} is loaded {factor:.1f} times over.",
-        f"{moved} bytes are loaded of a tensor of {size}" + (f", again at {case.places(lines)}." if lines else "."),
+        f"{amount(moved)} are loaded of a tensor of {amount(size)}"
+        + (f", again at {case.places(lines)}." if lines else "."),
         "hoist its loads out of the loop that doesn't index it, block the loops, or keep it resident in SBUF.",
         case.numbers(lines),
         case.prove(lambda: what_if.loads_hoisted(case.seen)),

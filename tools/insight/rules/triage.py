@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.figures import amount
 from tools.insight import counterfactual as what_if
 from tools.insight import edits
 from tools.insight.advice import Advice, Case, rule
@@ -75,7 +76,7 @@ def low_intensity(case: Case) -> Advice | None:
         "T3",
         "Arithmetic intensity lies below the ridge point.",
         f"{profile.mm_arithmetic_intensity:.0f} FLOP/byte against {profile.peak_flops_bandwidth_ratio:.0f}; "
-        f"{profile.reload_read_bytes} bytes of inputs are loaded more than once.",
+        f"{amount(profile.reload_read_bytes)} of inputs are loaded more than once.",
         "raise reuse first (blocking, resident operands, fusion); faster arithmetic can't help below the ridge.",
         proof=case.prove(lambda: what_if.loads_hoisted(case.seen)),
     )

@@ -1,4 +1,4 @@
-"""Shares in per cent, for people."""
+"""Shares and amounts of bytes, for people."""
 
 from __future__ import annotations
 
@@ -9,3 +9,11 @@ def percent(share: float) -> str:
     while digits < 9 and 0 < share < 1 and f"{share:.{digits}%}" in (f"{0:.{digits}%}", f"{1:.{digits}%}"):
         digits += 1
     return f"{share:.{digits}%}"
+
+
+def amount(count: float) -> str:
+    """Bytes for people: `16.0 MiB`."""
+    for size, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"
