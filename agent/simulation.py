@@ -154,6 +154,8 @@ def show_simulation(console: Console, request: SimulateRequest, result: Simulate
         console.print(f"outputs: {', '.join(result.outputs)}", highlight=False)
     if result.trials:
         console.print(Group(heading("Correctness (hidden inputs against the reference)"), trial_table(result.trials)))
+    if any(not trial.passed for trial in result.trials):
+        console.print("`kernelwright profile` with --locate and the same --input and --reference finds the line.")
     performance = result.performance
     if performance is None:
         return

@@ -199,7 +199,9 @@ def test_the_headline_says_how_far_the_kernel_came(
     fields = {} if reference is None else {"reference_source": reference, "reference_function": "twice"}
     request = asked(source, **fields)
     show_simulation(Console(width=200), request, run_simulation(request))
-    assert capsys.readouterr().out.startswith(f"{said}\n")
+    out = capsys.readouterr().out
+    assert out.startswith(f"{said}\n")
+    assert ("--locate" in out) == ("does not agree" in said)
 
 
 def test_inputs_of_another_form_are_shown_the_right_one(tmp_path: Path) -> None:

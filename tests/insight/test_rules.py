@@ -129,3 +129,10 @@ def test_a_contraction_that_is_no_longer_is_not_promised_to_be_packed() -> None:
     assert summed.proof is not None
     assert single.proof is None
     assert "row tiles" in single.change
+
+
+def test_the_change_of_v8_is_an_instruction_not_the_name_of_its_proof() -> None:
+    (found,) = advise(observed(PAIRS["V8"].sick, PAIRS["V8"]), rules=("V8",))
+    assert found.change.startswith("move the work: ")
+    assert found.proof is not None
+    assert found.proof.change.removeprefix("With ") in found.change
