@@ -232,6 +232,8 @@ def simulate(
         lambda: SimulateRequest(source=source, function=function, inputs=tuple(map(input_of, inputs)), **given)
     )
     result = run_simulation(asked)
+    if (absent := next((f for f in result.findings if f.code == "KW-NO-FUNCTION"), None)) is not None:
+        raise RequestError(f"{kernel}: {absent.message}")
     if as_json:
         print(result.model_dump_json(indent=2))
     else:

@@ -11,6 +11,8 @@ import pytest
 from agent.cli import main
 from tools.task import Finding
 
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -25,6 +27,10 @@ from tools.task import Finding
         (["resume", "nothing"], "there is no run 'nothing'"),
         (["show", "nothing"], "there is no run 'nothing'"),
         (["conjure"], "conjure"),
+        (
+            ["simulate", f"{KERNELS}/add/kernel.py:absent", "--input", "x=128x4"],
+            "there is no function 'absent'; the source has",
+        ),
         (["library", "nothing"], "the library has no kernel"),
     ],
 )

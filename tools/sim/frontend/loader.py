@@ -336,10 +336,10 @@ def _entry(
     found = getattr(module, function, None)
     if found is None:
         names = [n for n, v in vars(module).items() if isinstance(v, JitKernel) or inspect.isfunction(v)]
-        raise _missing(f"{filename} holds no function {function!r}; it has {', '.join(names) or 'none'}", filename)
+        raise _missing(f"there is no function {function!r}; the source has {', '.join(names) or 'none'}", filename)
     jit = found if isinstance(found, JitKernel) else None
     raw = jit.function if jit is not None else found
     if not callable(raw):
-        raise _missing(f"{function!r} in {filename} isn't a function", filename)
+        raise _missing(f"{function!r} isn't a function", filename)
     dialect = jit.dialect if jit is not None else detect_dialect("\n".join((*prelude, source)))
     return LoadedKernel(function, raw, vars(module), dialect, filename, space, jit)
