@@ -1,6 +1,6 @@
 """How near the timing model comes to real devices, by device and by repository.
 
-    uv run python benchmarks/timing_accuracy.py --repos DIR [--ids REGEX] [--jobs N] [--json FILE] [--list]
+    uv run python benchmarks/timing_accuracy.py --repos DIR [--ids REGEX] [--jobs N] [--json [FILE]] [--list]
 
 DIR holds checkouts named `owner+name` of the repositories that published the kernels. Prints, for each
 group: number of points, median and 90th percentile absolute error, median signed error, Spearman rank
@@ -13,6 +13,7 @@ within_group_spearman and pairs_ordered.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import re
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -141,7 +143,10 @@ def main() -> int:
     parser.add_argument("--repos", type=Path, required=True, help="folder of checkouts named owner+name")
     parser.add_argument("--ids", default="", help="only launches whose id matches this regular expression")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write scores and points to this file")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE",
+        help="scores and points as one JSON object, into FILE or else alone on standard output (tables go to standard error)",
+    )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="print every launch")
     options = parser.parse_args()
     if not options.repos.is_dir():
@@ -152,6 +157,20 @@ def main() -> int:
     same: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for case in cases:
         same[launch_key(case)].append(case)
+    with contextlib.redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):
+        points = measured(same, options)
+        scores = table(points)
+    if options.json:
+        text = json.dumps({"model_version": MODEL_VERSION, **scores, "points": points}, indent=1)
+        if options.json == "-":
+            print(text)
+        else:
+            Path(options.json).write_text(text, encoding="utf-8")
+    return 1 if any(p["status"] != "ok" for p in points) else 0
+
+
+def measured(same: Mapping[str, Sequence[dict[str, Any]]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The points of all launches, those of one key simulated once."""
     points: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         jobs = [(group[0], str(options.repos.resolve()), scratch) for group in same.values()]
@@ -165,11 +184,7 @@ def main() -> int:
                     points.append(point)
                     if options.list or result["status"] != "ok":
                         print(_line(point), flush=True)
-    scores = table(points)
-    if options.json:
-        document = {"model_version": MODEL_VERSION, **scores, "points": points}
-        options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    return 1 if any(p["status"] != "ok" for p in points) else 0
+    return points
 
 
 def _line(point: dict[str, Any]) -> str:
