@@ -11,7 +11,7 @@ from langgraph.graph import START
 from agent.bench import Benches, default_bench
 from agent.budget import BudgetSpent, Clock, Meter, SystemClock
 from agent.desk import Bench, Desk, Journal
-from agent.events import FINAL, CandidateDrafted, Event, RunFinished, RunRefused
+from agent.events import CandidateDrafted, Event, RunFinished, RunRefused
 from agent.explain import answer_from_profile
 from agent.graph import build_graph, open_checkpoints
 from agent.policies.factory import make_policy
@@ -323,8 +323,3 @@ def _no_bench(ask: Callable[[Kernel, Task, str], str]) -> Bench:
         raise AssertionError("an answer checks no task")
 
     return Bench(evaluate=evaluate, check_task=check_task, ask=ask)
-
-
-def is_final(event: Event) -> bool:
-    """Whether a run says nothing after this event until it is resumed."""
-    return isinstance(event, FINAL)

@@ -46,11 +46,6 @@ class StopReason(StrEnum):
     DOLLARS = "dollars spent"
     CANCELLED = "cancelled"
 
-    @property
-    def is_budget(self) -> bool:
-        """Whether more budget would let the run go on."""
-        return self in (StopReason.ATTEMPTS, StopReason.SECONDS, StopReason.TOKENS, StopReason.DOLLARS)
-
 
 class RunRequest(Frozen):
     """What a face (command line, HTTP, chat, evals) asks for; the same fields everywhere."""

@@ -581,12 +581,6 @@ def _contract(b: Builder, x: Symbol, xs: str, y: Symbol, ys: str, needed: str) -
     return product.reshape([sizes[c] for c in letters]), "".join(letters)
 
 
-def _softmax_like(b: Builder, x: Any, axis: Any = -1, **_: Any) -> Symbol:
-    shifted = np.exp(x - x.max(axis=axis, keepdims=True))
-    result: Symbol = shifted / shifted.sum(axis=axis, keepdims=True)
-    return result
-
-
 def _full_like(value: float) -> Callable[..., Symbol]:
     return lambda b, x, *args, **kw: Symbol(b, b.constant(value if not args else float(args[0]), x.shape), x.dtype)
 

@@ -6,7 +6,7 @@ values, so a counterfactual is a bound on what a real change of the kernel could
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -379,8 +379,3 @@ def repeated_loads(trace: Trace, loads: Bools) -> Ints:
     again = origin != owner[mine]
     found[owner[mine[again]]] = origin[again]
     return found
-
-
-def lines_rows(trace: Trace, lines: Sequence[int]) -> Ints:
-    """Instructions of these line ids."""
-    return np.flatnonzero(np.isin(trace.column(Inst.LINE), np.asarray(lines, np.int64)))

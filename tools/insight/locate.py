@@ -69,6 +69,9 @@ class Location:
         return asdict(self)
 
 
+_AGREES = Location("agrees", 0, "Every output agrees with the reference within the tolerance.", "", ())
+
+
 def locate(
     program: Program,
     inputs: Sequence[NDArray[Any]],
@@ -93,15 +96,12 @@ def locate(
     """
     there = target or machine(program.trace.target)
     outputs = replay(program, inputs, there).outputs
-    if len(outputs) != len(wanted):
-        raise ValueError(f"the kernel returns {len(outputs)} outputs, the reference {len(wanted)}")
-    results = [compare(got, want, tolerance, inputs) for got, want in zip(outputs, wanted)]
-    wrong = next((k for k, r in enumerate(results) if not r.passed), -1)
-    if wrong < 0:
-        return Location("agrees", 0, "Every output agrees with the reference within the tolerance.", "", ())
+    wrong, result = _first_wrong(outputs, wanted, tolerance, inputs)
+    if result is None:
+        return _AGREES
     run = lockstep(program, inputs, there)
     seen = Observed.of(program.trace, there)
-    pattern = f"output {wrong}: {results[wrong].detail}"
+    pattern = f"output {wrong}: {result.detail}"
     bad = _wrong_mask(run.outputs[wrong], wanted[wrong], tolerance)
     stores = _stores(program, seen, wrong, bad)
     slices = _backward(seen, stores[0])
@@ -110,7 +110,7 @@ def locate(
         return found
     exact = compare(run.shadow[wrong], wanted[wrong], tolerance, inputs)
     if exact.passed:
-        return _rounding(seen, run, slices, results[wrong], pattern)
+        return _rounding(seen, run, slices, result, pattern)
     known = list(steps()) if steps is not None and len(stores[0]) else []
     if not known:
         return _logic(seen, stores, slices, pattern)
@@ -140,13 +140,10 @@ def locate_by_trace(
     Raises:
         ValueError: the number or shapes of the outputs differ from the reference's.
     """
-    if len(outputs) != len(wanted):
-        raise ValueError(f"the kernel returns {len(outputs)} outputs, the reference {len(wanted)}")
-    results = [compare(got, want, tolerance, inputs) for got, want in zip(outputs, wanted)]
-    wrong = next((k for k, r in enumerate(results) if not r.passed), -1)
-    if wrong < 0:
-        return Location("agrees", 0, "Every output agrees with the reference within the tolerance.", "", ())
-    pattern = f"output {wrong}: {results[wrong].detail}"
+    wrong, result = _first_wrong(outputs, wanted, tolerance, inputs)
+    if result is None:
+        return _AGREES
+    pattern = f"output {wrong}: {result.detail}"
     seen = Observed.of(program.trace, machine(program.trace.target))
     stores = _stores(program, seen, wrong, _wrong_mask(outputs[wrong], wanted[wrong], tolerance))
     found = _logic(seen, stores, _backward(seen, stores[0]), pattern)
@@ -154,6 +151,23 @@ def locate_by_trace(
     sentence = found.sentence.removeprefix(f"{_ELSE}; ")
     unset = next((f for f in findings if "KW-UNINITIALISED" in f), "")
     return replace(found, sentence=f"{unset + ' ' if unset else ''}{why}{sentence}")
+
+
+def _first_wrong(
+    outputs: Sequence[NDArray[Any]],
+    wanted: Sequence[NDArray[Any]],
+    tolerance: Tolerance,
+    inputs: Sequence[NDArray[Any]],
+) -> tuple[int, Comparison | None]:
+    """The first output that differs from the reference's, and how; (-1, None) when all agree.
+
+    Raises:
+        ValueError: the number or shapes of the outputs differ from the reference's.
+    """
+    if len(outputs) != len(wanted):
+        raise ValueError(f"the kernel returns {len(outputs)} outputs, the reference {len(wanted)}")
+    results = [compare(got, want, tolerance, inputs) for got, want in zip(outputs, wanted)]
+    return next(((k, r) for k, r in enumerate(results) if not r.passed), (-1, None))
 
 
 def _wrong_mask(got: NDArray[Any], want: NDArray[Any], tolerance: Tolerance) -> NDArray[np.bool_]:

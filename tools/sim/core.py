@@ -234,19 +234,9 @@ class Core:
             frame = frame.f_back
         return source_range(frame) if frame is not None else None
 
-    def report(
-        self,
-        code: str,
-        message: str,
-        severity: Severity,
-        *,
-        operand: str = "",
-        found: Any = None,
-        limit: Any = None,
-        fix: str = "",
-    ) -> None:
-        """Add a finding, once per code and source line."""
-        key, finding = self.reported(code, message, severity, operand=operand, found=found, limit=limit, fix=fix)
+    def report(self, code: str, message: str, severity: Severity, **details: Any) -> None:
+        """Add a finding, once per code and source line; `details` are those of `reported`."""
+        key, finding = self.reported(code, message, severity, **details)
         if key not in self.launch.reported:
             self.launch.reported.add(key)
             self.launch.diagnostics.append(finding)

@@ -285,12 +285,10 @@ class _Run:
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the kernel function on the current core."""
         try:
-            # engines overflow to infinity and go on; a finding, not a warning of NumPy's, is what a kernel is told
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                returned = self.loaded.function(*args, **kwargs)
-                if self.core.deferred is not None:
-                    self.core.deferred.realise()
-                self.core.settle()
+            returned = self.loaded.function(*args, **kwargs)
+            if self.core.deferred is not None:
+                self.core.deferred.realise()
+            self.core.settle()
             return returned
         except (KernelError, UnsupportedError):
             raise

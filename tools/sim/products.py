@@ -27,11 +27,12 @@ def products(stationary: Floats, moving: Floats, out: Floats) -> None:
         out: [T, M, N].
     """
     trips, k, m = stationary.shape
-    if moving.ndim == 2 and out.flags.c_contiguous and stacks(trips, k, m, moving.shape[1]):
-        every = stationary.transpose(1, 0, 2).reshape(k, trips * m)
-        np.matmul(every.T, moving, out=out.reshape(trips * m, -1))
-    else:
-        np.matmul(stationary.transpose(0, 2, 1), moving, out=out)
+    with np.errstate(all="ignore"):
+        if moving.ndim == 2 and out.flags.c_contiguous and stacks(trips, k, m, moving.shape[1]):
+            every = stationary.transpose(1, 0, 2).reshape(k, trips * m)
+            np.matmul(every.T, moving, out=out.reshape(trips * m, -1))
+        else:
+            np.matmul(stationary.transpose(0, 2, 1), moving, out=out)
 
 
 @lru_cache(maxsize=256)

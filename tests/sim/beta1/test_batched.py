@@ -215,3 +215,18 @@ def test_the_switch_keeps_batches_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not ran
     simulate(kernel, a, b, target="trn1")
     assert ran
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("batched", [True, False])
+def test_products_that_overflow_are_infinite_without_a_warning_of_numpys(batched: bool) -> None:
+    source = """
+def kernel(x):
+    out = nl.ndarray((512, 128), dtype=x.dtype, buffer=nl.shared_hbm)
+    for i in nl.affine_range(4):
+        tile = nl.load(x[i * 128:(i + 1) * 128, :])
+        nl.store(out[i * 128:(i + 1) * 128, :], nisa.nc_matmul(tile, tile))
+    return out
+"""
+    x = np.full((512, 128), 3e38, np.float32)
+    assert np.isinf(simulate(load_source(HEAD + source, "kernel"), x, batched=batched).outputs[0]).all()

@@ -52,7 +52,8 @@ def NC_MATMUL(
         b = moving.read_float().reshape(k, 2, -1).transpose(1, 0, 2).reshape(2 * k, -1)
     else:
         a, b = _operand(stationary), _operand(moving)
-    store_product(dst, a, b, mode)
+    with np.errstate(all="ignore"):
+        store_product(dst, a, b, mode)
 
 
 def _passed_through(dst: Tensor, stationary: Tensor, moving: Tensor) -> bool:
