@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tools.export.tables import usage
+from tools.figures import amount
 from tools.insight import Advice, Explanation, Generation, Observed
 from tools.insight.critical import path_shares
 from tools.insight.gaps import behind
@@ -112,11 +113,11 @@ def _places(seen: Observed, numbers: Sequence[int]) -> list[str]:
 def _figures(seen: Observed) -> list[list[str]]:
     p = seen.profile
     return [
-        ["HBM read", _bytes(p.hbm_read_bytes)],
-        ["HBM written", _bytes(p.hbm_write_bytes)],
-        ["read again", _bytes(p.reload_read_bytes)],
-        ["spilled", _bytes(p.spill_save_bytes)],
-        ["loaded back", _bytes(p.spill_reload_bytes)],
+        ["HBM read", amount(p.hbm_read_bytes)],
+        ["HBM written", amount(p.hbm_write_bytes)],
+        ["read again", amount(p.reload_read_bytes)],
+        ["spilled", amount(p.spill_save_bytes)],
+        ["loaded back", amount(p.spill_reload_bytes)],
         ["MBU", f"{p.mbu_estimated_percent:.1f}%"],
         ["MFU", f"{p.mfu_estimated_percent:.1f}%"],
         ["HFU", f"{p.hfu_estimated_percent:.1f}%"],
@@ -124,16 +125,9 @@ def _figures(seen: Observed) -> list[list[str]]:
         ["ridge", f"{p.peak_flops_bandwidth_ratio:.1f}"],
         ["PE rows", f"{p.pe_row_utilisation_percent:.0f}%"],
         ["PE columns", f"{p.pe_column_utilisation_percent:.0f}%"],
-        ["DMA size", _bytes(round(p.dma_transfer_average_bytes))],
+        ["DMA size", amount(p.dma_transfer_average_bytes)],
         ["instructions", f"{p.instructions}"],
     ]
-
-
-def _bytes(count: int) -> str:
-    for size, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
 
 
 def _timeline(seen: Observed) -> dict[str, Any]:
@@ -302,7 +296,7 @@ def _loops(seen: Observed) -> list[dict[str, Any]]:
             "active": entry.active_us,
             "stall": entry.stall_us,
             "count": entry.instructions,
-            "bytes": _bytes(entry.dma_bytes) if entry.dma_bytes else "",
+            "bytes": amount(entry.dma_bytes) if entry.dma_bytes else "",
             "helpers": list(entry.helpers),
         }
         for entry in seen.profile.loops
